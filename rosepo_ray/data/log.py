@@ -1,0 +1,89 @@
+"""Rows of an interaction log in one form: the schema `interactions`, beside the rows that cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rosepo_ray import schemas
+from rosepo_ray.config import Columns
+from rosepo_ray.data import values
+from rosepo_ray.data.readers import Batch, Wanted
+
+
+@dataclass(frozen=True)
+class LogRows:
+    """Rows of one file: the readable ones, how each of their times was written (`values.times`), and the others."""
+
+    interactions: pa.Table
+    time_kinds: np.ndarray
+    bad_rows: np.ndarray
+    """Data row numbers in the file, from 0."""
+    reasons: list[str]
+    """One per bad row: what is wrong with it and the option that may mend it."""
+
+
+def wanted(columns: Columns, min_rating: float | None) -> list[Wanted]:
+    """The columns to read. A rating is needed for a filter, or when its column was named on purpose."""
+    asked = min_rating is not None or (columns.rating is not None and columns.rating != Columns().rating)
+    found = [
+        Wanted("user", columns.user, "--data.columns.user"),
+        Wanted("item", columns.item, "--data.columns.item"),
+    ]
+    if columns.time is not None:
+        option = "--data.columns.time (null: the order of the rows counts)"
+        found.append(Wanted("time", columns.time, option))
+    if columns.rating is not None:
+        found.append(Wanted("rating", columns.rating, "--data.columns.rating", required=asked))
+    return found
+
+
+def normalise(batch: Batch, *, timed: bool, rating_needed: bool) -> LogRows:
+    """`batch` with the roles user, item, time, rating as `interactions` (`row` is the data row in the file).
+
+    Without a time column (`timed` false) the row number is the time. An empty rating is null unless `rating_needed`.
+    """
+    table, size = batch.table, batch.table.num_rows
+    rows = np.arange(batch.first_row, batch.first_row + size, dtype=np.int64)
+    users = values.ids(table.column("user"), batch.untyped)
+    items = values.ids(table.column("item"), batch.untyped)
+    problems: list[tuple[np.ndarray, str, pa.ChunkedArray]] = [
+        (_null(users), "has no user id", table.column("user")),
+        (_null(items), "has no item id", table.column("item")),
+    ]
+    if timed:
+        times, kinds = values.times(table.column("time"))
+        what = "has a time that is neither a number nor an ISO 8601 date"
+        problems.append((_null(times), what, table.column("time")))
+    else:
+        times, kinds = pa.array(rows), np.full(size, values.INTEGER, np.uint8)
+    ratings = pa.nulls(size, pa.float32())
+    if "rating" in table.column_names:
+        numbers, unreadable = values.numbers(table.column("rating"))
+        ratings = pc.cast(numbers, pa.float32(), safe=False)
+        problems.append((unreadable, "has a rating that is no number", table.column("rating")))
+        if rating_needed:
+            problems.append((_null(numbers) & ~unreadable, "has no rating", table.column("rating")))
+    interactions = pa.table(
+        {"user_id": users, "item_id": items, "timestamp": times, "rating": ratings, "row": pa.array(rows)},
+        schema=schemas.SCHEMAS["interactions"],
+    )
+    bad = np.logical_or.reduce([mask for mask, _, _ in problems])
+    if not bad.any():
+        return LogRows(interactions, kinds, rows[:0], [])
+    reasons = [_reason(problems, index) for index in np.flatnonzero(bad).tolist()]
+    return LogRows(interactions.filter(pa.array(~bad)), kinds[~bad], rows[bad], reasons)
+
+
+def _null(array: pa.Array) -> np.ndarray:
+    return np.asarray(pc.is_null(array).to_numpy(zero_copy_only=False))
+
+
+def _reason(problems: Sequence[tuple[np.ndarray, str, pa.ChunkedArray]], index: int) -> str:
+    _, what, column = next(problem for problem in problems if problem[0][index])
+    given = column[index].as_py()
+    return f"{what} ({str(given)[:60]!r})" if given not in (None, "") else what

@@ -1,0 +1,124 @@
+"""The data stage: interaction logs to `items`, `sequences`, `taken` and `examples`, streamed through Ray Data.
+
+Pass A (`data_scatter`) reads the files and sorts their rows into partitions by a hash of the user; pass B
+(`data_build`) orders each partition and finds the global split boundaries by counting; pass C writes the tables, one
+part of each per partition. The driver holds the catalogue and counters, never the log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from rosepo_ray import storage, tables
+from rosepo_ray.config import DataSettings, Settings
+from rosepo_ray.data import hashes, items, split
+from rosepo_ray.errors import BadInput
+from rosepo_ray.stages import data_build, data_plan
+from rosepo_ray.stages.data_scatter import scatter
+
+_WORK = "_partitions"
+_TABLES = ("items", "sequences", "taken", "examples")
+
+
+def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
+    """Writes the four tables below `out`; returns {"counts", "dataset", "protocol", "split"}.
+
+    Raises BadInput where the files or the settings cannot work; nothing is left in `out` then.
+    """
+    if storage.is_local(out):
+        out = storage.filesystem(out)[1]  # absolute: a worker may have another working directory
+    _clear(out)
+    try:
+        return _run(settings.data, out)
+    except BaseException:
+        _clear(out)
+        raise
+    finally:
+        storage.remove_folder(storage.join(out, _WORK))
+
+
+def _clear(out: str) -> None:
+    for name in (*_TABLES, _WORK):
+        storage.remove_folder(storage.join(out, name))
+
+
+def _run(data: DataSettings, out: str) -> dict[str, Any]:
+    source = data_plan.find_source(data, storage.join(out, _WORK))
+    by_time = data_plan.splits_by_time(data, source)
+    item_table = items.read_items(source.items, source.columns, genres=source.genres, separator=source.separator)
+    if item_table.num_rows < data.candidates:
+        raise BadInput(
+            f"the items file has {item_table.num_rows} items, too few for candidate sets of {data.candidates}; "
+            "lower --data.candidates or add items"
+        )
+    plan = data_plan.Plan(
+        work=storage.join(out, _WORK),
+        partitions=data_plan.partitions(source.interactions),
+        one_file=len(source.interactions) == 1,
+        timed=source.columns.time is not None,
+        data=data,
+        columns=source.columns,
+        files=source.interactions,
+        catalogue=ray.put(item_table["item_id"].combine_chunks()),
+    )
+    scattered = scatter(plan)
+    ordered = list(data_build.each(data_build.order_partition, plan, scattered.names, scattered.fractions))
+    kept = sum(part["kept"] for part in ordered)
+    counts = {
+        "interactions": scattered.rows,
+        "unknown_items": scattered.unknown,
+        "duplicates": sum(part["duplicates"] for part in ordered),
+        "kept": kept,
+        "users": sum(part["users"] for part in ordered),
+        "items": item_table.num_rows,
+    }
+    if not any(part["repeated"] for part in ordered):
+        raise BadInput(
+            f"no user of the log has two items ({_summary(counts, data)}), so there is no history to learn from; "
+            "give a log with several interactions per user" + (" or lower --data.min_rating" if data.min_rating else "")
+        )
+    keys = data_build.boundaries(plan, ordered, kept) if by_time else None
+    made = dict.fromkeys(split.NAMES, 0)
+    popularity = np.zeros(item_table.num_rows, np.int64)
+    rows = 0
+    for part in data_build.each(data_build.build_partition, plan, keys, out):
+        popularity += part["popularity"]
+        rows = hashes.add(rows, part["protocol"])
+        for name, number in part["examples"].items():
+            made[name] += number
+    if missing := [name for name, number in made.items() if not number]:
+        raise BadInput(
+            f"the {missing[0]} split has no example ({_summary(counts, data)}); give a longer log"
+            + (" or set --data.split last_two" if by_time else "")
+        )
+    column = pa.array(popularity)
+    tables.write_part(out, "items", 0, item_table.set_column(3, "popularity", column))
+    how = "time" if by_time else "last_two"
+    return {
+        "counts": {**counts, "examples": made},
+        "dataset": hashes.digest(
+            hashes.add(*(part["log"] for part in ordered)), items=f"{hashes.table_sum(item_table):064x}"
+        ),
+        "protocol": hashes.digest(
+            rows,
+            split=how,
+            min_rating=data.min_rating,
+            history=data.history,
+            candidates=data.candidates,
+            seed=data.seed,
+        ),
+        "split": how,
+    }
+
+
+def _summary(counts: dict[str, int], data: DataSettings) -> str:
+    text = f"{counts['interactions']} interactions of {counts['users']} users"
+    if data.min_rating is not None:
+        text += f", {counts['kept']} of them rated {data.min_rating:g} or more"
+    if counts["unknown_items"]:
+        text += f", {counts['unknown_items']} with items that the items file lacks"
+    return text

@@ -1,0 +1,38 @@
+"""Ray Data without its noise: settings for one execution, put back afterwards."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray.data import DataContext
+
+NO_PROGRESS_SECONDS = 120  # a layout that does not fit the cluster hangs without a word
+
+
+@contextmanager
+def data_context(block_bytes: int | None = None) -> Iterator[None]:
+    """Ray Data, for the length of a `with`: quiet, in order, and failing where nothing moves any more."""
+    context = DataContext.get_current()
+    wanted = {
+        "enable_progress_bars": False,
+        "print_on_execution_start": False,
+        "execution_no_progress_timeout_s": NO_PROGRESS_SECONDS,
+        "target_max_block_size": block_bytes or context.target_max_block_size,
+    }
+    before = {name: getattr(context, name) for name in wanted}
+    ordered = context.execution_options.preserve_order
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns that there is no progress bar
+    try:
+        for name, value in wanted.items():
+            setattr(context, name, value)
+        context.execution_options.preserve_order = True
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(context, name, value)
+        context.execution_options.preserve_order = ordered
+        logger.setLevel(level)

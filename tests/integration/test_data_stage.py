@@ -1,0 +1,241 @@
+"""The data stage on real files and a real Ray cluster."""
+
+import csv
+import gzip
+import json
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rosepo_ray import schemas, storage, tables
+from rosepo_ray.config_sources import build
+from rosepo_ray.data import samples
+from rosepo_ray.errors import BadInput
+from rosepo_ray.stages import data, data_plan, data_scatter
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+NAMES = ("items", "sequences", "taken", "examples")
+
+
+def run(out, **settings):
+    return data.run(build({"data": {"sample": "none", "candidates": 4, **settings}}), {}, str(out))
+
+
+def content(out):
+    """The rows of all tables, whatever the parts."""
+    return {
+        name: sorted(tables.read(str(out), name).to_pylist(), key=lambda row: next(iter(row.values())))
+        for name in NAMES
+    }
+
+
+def events(users=12, items=40, each=15):
+    """(user, item, rating, time) with distinct times."""
+    rng = random.Random(0)
+    rows = [(f"u{u}", f"i{i}", rng.choice([2, 4, 5])) for u in range(users) for i in rng.sample(range(items), each)]
+    rng.shuffle(rows)
+    return [(*row, 1000 + t) for t, row in enumerate(rows)]
+
+
+def write_csv(path, header, rows, **options):
+    path.parent.mkdir(exist_ok=True, parents=True)
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream, **options)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return str(path)
+
+
+HEADER = ("user_id", "item_id", "rating", "timestamp")
+
+
+@pytest.fixture
+def log(tmp_path):
+    """A log as one CSV file and its items, the last of which nobody took."""
+    items = [(f"i{i}", f"Title {i % 30}, The") for i in range(41)]
+    return {
+        "interactions": write_csv(tmp_path / "log.csv", HEADER, events()),
+        "items": write_csv(tmp_path / "items.csv", ("item_id", "title"), items),
+    }
+
+
+def test_movielens(ray_cluster, tmp_path):
+    info = data.run(build({"data": {"min_rating": 4}}), {}, str(tmp_path))
+    assert info["counts"] == {
+        "interactions": 100_000,
+        "unknown_items": 0,
+        "duplicates": 0,
+        "kept": 55_375,
+        "users": 943,
+        "items": 1_682,
+        "examples": {"train": 43_547, "validation": 5_425, "test": 5_461},
+    }
+    assert info["split"] == "time"
+    items = {row["item_id"]: row for row in tables.read(str(tmp_path), "items").to_pylist()}
+    assert items["127"]["title"] == "Godfather, The"
+    assert items["1"]["genres"] == ["Animation", "Children's", "Comedy"]
+    assert sum(row["popularity"] for row in items.values()) == 44_300  # eight tenths of 55,375
+    sequences = {row["user_id"]: row["items"] for row in tables.read(str(tmp_path), "sequences").to_pylist()}
+    taken = {row["user_id"]: row for row in tables.read(str(tmp_path), "taken").to_pylist()}
+    reference = movielens_by_hand()
+    assert sequences == reference
+    for row in tables.read(str(tmp_path), "examples").to_pylist():
+        others = set(row["candidates"]) - {row["target"]}
+        assert len(others) == 19
+        assert len(row["candidates"]) == 20
+        assert not others & set(taken[row["user_id"]]["training" if row["split"] == "train" else "whole"])
+        assert row["target"] not in row["history"]
+    assert storage.list_files(str(tmp_path)) == [
+        *(f"examples/part-{i:05d}.parquet" for i in range(4)),
+        "items/part-00000.parquet",
+        *(f"sequences/part-{i:05d}.parquet" for i in range(4)),
+        *(f"taken/part-{i:05d}.parquet" for i in range(4)),
+    ]
+
+
+def movielens_by_hand():
+    """Training sequences of the sample, computed in plain Python."""
+    with samples.fetch("movielens-100k")["interactions"].open() as stream:
+        rows = [line.rstrip("\n").split("\t") for line in stream][1:]
+    kept = sorted((int(row[3]), place, row[0], row[1]) for place, row in enumerate(rows) if float(row[2]) >= 4)
+    sequences = {}
+    for _, _, user, item in kept[: len(kept) * 8 // 10]:
+        sequences.setdefault(user, []).append(item)
+    return sequences
+
+
+def test_parts_hold_the_same_users_and_fit_the_schemas(tmp_path, log):
+    run(tmp_path / "out", **log)
+    for index in range(4):
+        users = {}
+        for name in ("sequences", "taken", "examples"):
+            table = pq.read_table(tmp_path / "out" / name / f"part-{index:05d}.parquet")
+            assert table.schema.equals(schemas.SCHEMAS[name])
+            users[name] = table["user_id"].to_pylist()
+            assert users[name] == sorted(users[name])
+        assert set(users["sequences"]) | set(users["examples"]) <= set(users["taken"])
+
+
+def test_result_is_the_same_whatever_the_layout(tmp_path, log, monkeypatch):
+    expected = run(tmp_path / "one", **log, min_rating=4)
+    rows = content(tmp_path / "one")
+
+    # the same rows over many small files, in another order, some of them empty, of several formats
+    shuffled = random.Random(1).sample(events(), len(events()))
+    folder = tmp_path / "many"
+    for number in range(0, len(shuffled), 20):
+        piece = shuffled[number : number + 20]
+        if number % 3 == 0:
+            write_csv(folder / f"{number}.csv", HEADER, piece)
+        elif number % 3 == 1:
+            text = "".join(json.dumps(dict(zip(HEADER, row, strict=True))) + "\r\n" for row in piece)
+            (folder / f"{number}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+        else:
+            pq.write_table(
+                pa.Table.from_pylist([dict(zip(HEADER, row, strict=True)) for row in piece]),
+                folder / f"{number}.parquet",
+            )
+    (folder / "0-empty.csv").write_text("")
+    write_csv(folder / "header-only.csv", HEADER, [])
+    monkeypatch.setattr(data_scatter, "UNIT_BYTES", 2000)
+    found = run(tmp_path / "folder", **{**log, "interactions": str(folder)}, min_rating=4)
+    assert found == expected
+    assert content(tmp_path / "folder") == rows
+
+    # other blocks and other partitions
+    monkeypatch.setattr(data_scatter, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(data_plan, "PARTITION_BYTES", 600)
+    monkeypatch.setattr("rosepo_ray.data.boundary.FETCH", 5)
+    assert (
+        data_plan.partitions(data_plan.find_source(build({"data": {"sample": "none", **log}}).data, "").interactions)
+        > 4
+    )
+    found = run(tmp_path / "blocks", **log, min_rating=4)
+    assert found == expected
+    assert content(tmp_path / "blocks") == rows
+
+
+def test_protocol_hash_follows_what_defines_the_test_rows(tmp_path, log):
+    base = run(tmp_path / "a", **log)
+    assert run(tmp_path / "a", **log) == base
+    for changed in ({"seed": 1}, {"history": 3}, {"min_rating": 4}, {"split": "last_two"}, {"candidates": 5}):
+        other = run(tmp_path / "b", **{**log, **changed})
+        assert other["protocol"] != base["protocol"]
+        assert other["dataset"] == base["dataset"]
+
+
+def test_columns_by_name_unknown_items_duplicates_and_dates(tmp_path):
+    def day(number):
+        return f"2024-{1 + number // 28:02d}-{1 + number % 28:02d}T10:00:00Z"
+
+    rows = [(u, i, day(t)) for t, (u, i) in enumerate((u, i) for i in range(10) for u in (1, 2, 3))]
+    rows += [(1, 0, day(40)), (2, 999, day(41))]
+    settings = {
+        "interactions": write_csv(tmp_path / "ratings.tsv", ("userId", "movieId", "when"), rows, delimiter="\t"),
+        "items": write_csv(tmp_path / "movies.csv", ("movieId", "name"), [(i, f"Movie, {i}") for i in range(20)]),
+        "columns": {"user": "userId", "item": "movieId", "time": "when", "title": "name"},
+    }
+    info = run(tmp_path / "out", **settings)
+    # 30 kept: 24 | 3 | 3; each user's first interaction is no target
+    assert info["counts"] == {
+        "interactions": 32,
+        "unknown_items": 1,
+        "duplicates": 1,
+        "kept": 30,
+        "users": 3,
+        "items": 20,
+        "examples": {"train": 21, "validation": 3, "test": 3},
+    }
+    assert content(tmp_path / "out")["items"][2]["title"] == "Movie, 10"
+
+
+def test_an_order_without_time(tmp_path, log):
+    rows = [row[:2] for row in events()]
+    path = write_csv(tmp_path / "order.csv", HEADER[:2], rows)
+    info = run(tmp_path / "out", **{**log, "interactions": path}, columns={"time": None})
+    assert info["split"] == "last_two"
+    assert info["counts"]["examples"] == {"train": 12 * 12, "validation": 12, "test": 12}
+    timed = run(tmp_path / "timed", **log, split="last_two")
+    assert content(tmp_path / "out") == content(tmp_path / "timed")
+    assert timed["protocol"] == info["protocol"]
+
+
+BAD = {
+    "time": (
+        {"log": [("u", "i1", 5, 1), ("u", "i2", 5, "soon"), ("u", "i3", 5, "")]},
+        r"2 of 3 rows .* data row 2 of .*'soon'",
+    ),
+    "column": ({"columns": {"user": "who"}}, r"log.csv has no column 'who', it has user_id, .*--data.columns.user"),
+    "no rows": ({"log": []}, "holds no interactions"),
+    "no item": ({"log": [("u", "x", 5, 1), ("u", "y", 5, 2)]}, "none of the 2 interactions names an item"),
+    "single": ({"log": [("u", "i1", 5, 1), ("v", "i2", 5, 2)]}, "no user of the log has two items"),
+    "filter": ({"min_rating": 6}, r"no user .* 0 of them rated 6 or more.*--data.min_rating"),
+    "few items": ({"candidates": 50}, r"41 items, too few for candidate sets of 50.*--data.candidates"),
+    "split": ({"log": [("u", "i1", 5, 1), ("u", "i2", 5, 2)]}, r"the train split has no example.*last_two"),
+    "mixed": (
+        {"log": [("u", "i1", 5, 1), ("u", "i2", 5, "2020-01-01")]},
+        "some times of the log are numbers and others",
+    ),
+    "room": ({"candidates": 28}, r"user 'u\d+' took 15 of the 41 items.*--data.candidates to 27"),
+    "unordered": ({"columns": {"time": None}, "split": "time"}, "data.columns.time is null"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, log, name):
+    settings, said = BAD[name]
+    settings = {**log, **settings}
+    if (rows := settings.pop("log", None)) is not None:
+        settings["interactions"] = write_csv(tmp_path / "log.csv", HEADER, rows)
+    with pytest.raises(BadInput, match=said) as caught:
+        run(tmp_path / "out", **settings)
+    assert "\n" not in str(caught.value)
+    assert storage.list_files(str(tmp_path / "out")) == []
+
+
+def test_columns_beside_a_sample_are_refused(tmp_path):
+    with pytest.raises(BadInput, match=r"no effect with data\.sample"):
+        data.run(build({"data": {"columns": {"user": "x"}}}), {}, str(tmp_path))
