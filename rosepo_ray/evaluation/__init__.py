@@ -1,0 +1,1 @@
+"""Metrics and intervals, from tables alone: ranking, free generation, popularity bias, semantic over-selection."""

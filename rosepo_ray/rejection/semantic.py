@@ -1,0 +1,75 @@
+"""`semantic`: the item never taken whose title reads most like the history, against semantic hallucination."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Set as AbstractSet
+
+import numpy as np
+
+from rosepo_ray import seeds
+from rosepo_ray.config import Semantic
+from rosepo_ray.errors import RosepoError
+from rosepo_ray.rejection.base import RejectionRow, Strategy, untakeable
+from rosepo_ray.rejection.catalogue import Catalogue
+from rosepo_ray.rejection.text import TitleEncoder, nearest
+
+_CACHE_BYTES = 256 * 2**20
+
+
+class SemanticStrategy(Strategy):
+    """Nearness of an item = the largest cosine similarity of its title to a title of the history.
+
+    Each slot draws uniformly from the `top` nearest items that are left; with top 1 that is the nearest, then the
+    second nearest, and so on. Equal nearness is ordered by `seeds.tie_break`. A title that shares nothing with the
+    history has nearness 0.
+    """
+
+    name = "semantic"
+
+    def __init__(self, settings: Semantic, catalogue: Catalogue, encoder: TitleEncoder) -> None:
+        super().__init__(catalogue)
+        self.settings = settings
+        self.vectors = encoder.encode(catalogue.titles)
+        self._rows: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._kept = max(16, _CACHE_BYTES // (4 * max(1, len(catalogue.item_ids))))
+
+    def draw(
+        self, row: RejectionRow, slot: int, taken: AbstractSet[str], candidate_logps: np.ndarray | None, seed: int
+    ) -> str | None:
+        index = self.catalogue.index
+        missing = [item for item in row.history if item not in index]
+        if missing or not row.history:
+            raise RosepoError(
+                f"row {row.example_id}: its history {list(row.history)} is empty or has items that are not in the "
+                "catalogue, so nothing can be near to it"
+            )
+        nearness = np.max([self._similarities(index[item]) for item in set(row.history)], axis=0)
+        nearness[[index[item] for item in untakeable(row, taken, self.catalogue) if item in index]] = -np.inf
+        window = self._top(nearness, row.example_id)
+        if len(window) < 2:
+            return window[0] if window else None
+        return window[int(seeds.generator(seed, row.example_id, slot, self.name).integers(len(window)))]
+
+    def _similarities(self, position: int) -> np.ndarray:
+        """Cosine similarity of one item to all [N]; kept, since popular items stand in many histories."""
+        found = self._rows.get(position)
+        if found is None:
+            found = nearest(self.vectors[[position]], self.vectors).astype(np.float32)
+            self._rows[position] = found
+            if len(self._rows) > self._kept:
+                self._rows.popitem(last=False)
+        return found
+
+    def _top(self, nearness: np.ndarray, example_id: str) -> list[str]:
+        """Ids of the `top` nearest allowed items, sorted by id."""
+        wanted = min(self.settings.top, int(np.isfinite(nearness).sum()))
+        if wanted == 0:
+            return []
+        edge = np.partition(nearness, -wanted)[-wanted]
+        chosen = [self.catalogue.item_ids[i] for i in np.flatnonzero(nearness > edge)]
+        # Hash only those on the edge: hashing the whole catalogue for each row would cost more than all the rest.
+        tied = [self.catalogue.item_ids[i] for i in np.flatnonzero(nearness == edge)]
+        if len(chosen) + len(tied) > wanted:
+            tied = [tied[i] for i in np.argsort(seeds.tie_break(example_id, tied))]
+        return sorted(chosen + tied[: wanted - len(chosen)])
