@@ -1,0 +1,50 @@
+"""Free text: the title that a policy writes by itself, greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from rosepo_ray.policy.model import Policy, causal_lm
+from rosepo_ray.policy.prompts import Request
+
+
+def generate(policy: Policy, requests: Sequence[Request], batch: int, longest: int) -> list[str]:
+    """One text per request: greedy decoding until the end token or `longest` tokens. Text cut off is returned as is."""
+    prompter = policy.prompter
+    prompts = [prompter.prompt_ids(request) for request in requests]
+    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    texts = [""] * len(prompts)
+    model = causal_lm(policy.model).eval()
+    with torch.inference_mode():
+        for start in range(0, len(order), batch):
+            here = order[start : start + batch]
+            width = max(len(prompts[i]) for i in here)
+            ids = torch.full((len(here), width), policy.pad_id)
+            mask = torch.zeros((len(here), width), dtype=torch.long)
+            for row, index in enumerate(here):
+                ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
+                mask[row, width - len(prompts[index]) :] = 1
+            written = model.generate(
+                input_ids=ids.to(policy.device),
+                attention_mask=mask.to(policy.device),
+                max_new_tokens=longest,
+                do_sample=False,
+                eos_token_id=prompter.end_id,
+                pad_token_id=policy.pad_id,
+            )[:, width:].cpu()
+            for row, index in enumerate(here):
+                texts[index] = _text(policy, written[row].tolist(), prompter.end_id)
+    return texts
+
+
+def _text(policy: Policy, ids: list[int], end_id: int) -> str:
+    kept = ids[: ids.index(end_id)] if end_id in ids else ids
+    return str(policy.tokenizer.decode(kept, clean_up_tokenization_spaces=False)).strip()
+
+
+def longest_title(policy: Policy, titles: Sequence[str]) -> int:
+    """Tokens of the longest title with its end token: writing on beyond it cannot give an item."""
+    prompter = policy.prompter
+    return max(len(prompter.response_ids(title)) for title in titles)

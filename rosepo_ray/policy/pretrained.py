@@ -1,0 +1,89 @@
+"""Any Hugging Face causal language model: by hub name, by local folder, or the sample that pip can carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from rosepo_ray.config import LoraSettings, PretrainedPolicy
+from rosepo_ray.errors import BadInput
+from rosepo_ray.seeds import derive
+
+SAMPLE_PREFIX = "sample:"
+
+
+def source_folder(settings: PretrainedPolicy) -> str:
+    """What transformers loads: the hub name or folder, or the folder of the converted sample."""
+    if not settings.model.startswith(SAMPLE_PREFIX):
+        return settings.model
+    from rosepo_ray.data import samples
+
+    return str(_converted(samples.fetch(settings.model.removeprefix(SAMPLE_PREFIX))["gguf"]))
+
+
+def load_base(settings: PretrainedPolicy) -> tuple[Any, Any]:
+    """The base model in fp32 and its tokenizer. Raises BadInput where there is no such model, no end token, or where
+    the model attends through a sliding window (a packed row would not be bounded by it)."""
+    source = source_folder(settings)
+    try:
+        config = AutoConfig.from_pretrained(source, revision=settings.revision)
+        if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+            raise BadInput(
+                f"{settings.model} attends through a sliding window of {config.sliding_window} tokens, which packed "
+                "rows do not respect; use a model with full attention"
+            )
+        model = AutoModelForCausalLM.from_pretrained(
+            source, revision=settings.revision, dtype=torch.float32, attn_implementation="sdpa"
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision)
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"policy.model '{settings.model}' cannot be loaded ({str(error).splitlines()[0]}); give a hub name that "
+            "this machine can reach or a folder written by save_pretrained"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise BadInput(f"the tokenizer of {settings.model} has no end token (eos), which must close a title")
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model, tokenizer
+
+
+def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
+    """`model` behind fresh adapters, initialised by `seed`; dropout is 0, since alignment needs it so."""
+    from peft import LoraConfig, get_peft_model
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "policy", "lora") % 2**31)
+        return get_peft_model(
+            model,
+            LoraConfig(
+                r=settings.r,
+                lora_alpha=settings.alpha,
+                lora_dropout=0.0,
+                target_modules=settings.targets,
+                task_type="CAUSAL_LM",
+            ),
+        )
+
+
+def _converted(gguf: Path) -> Path:
+    """A safetensors folder made once from the GGUF file beside it.
+
+    The object that transformers builds from GGUF cannot be saved, so its weights move into a fresh model whose config
+    names no quantisation.
+    """
+    folder = gguf.parent / (gguf.stem + "-safetensors")
+    if (folder / "tokenizer_config.json").is_file():
+        return folder
+    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    values = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "architectures")}
+    fresh = LlamaForCausalLM(LlamaConfig(**values))
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.tie_weights()
+    fresh.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

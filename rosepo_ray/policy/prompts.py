@@ -1,0 +1,76 @@
+"""From titles to token ids. Prompt and response are tokenised apart and their ids concatenated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from rosepo_ray.config import PromptSettings
+from rosepo_ray.errors import BadInput
+
+_OPENING = "A person took these, oldest first:\n"
+_CANDIDATES = "\nThe next one is one of these:\n"
+_QUESTION = "\nWhich one comes next? Answer with its title.\n"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and the responses to judge: titles, oldest history first."""
+
+    history: Sequence[str]
+    responses: Sequence[str] = ()
+    candidates: Sequence[str] | None = None
+    """Listed in the prompt where the prompt settings say so."""
+
+
+@dataclass
+class Prompter:
+    """Writes prompts and responses as token ids for one tokenizer."""
+
+    tokenizer: PreTrainedTokenizerBase
+    settings: PromptSettings
+    _titles: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def end_id(self) -> int:
+        """The token that closes a title; in `titles` prompts also what separates the history."""
+        return int(self.tokenizer.eos_token_id)
+
+    def text_ids(self, text: str) -> list[int]:
+        # A title may contain what looks like a special token; it is text here.
+        return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
+
+    def response_ids(self, title: str) -> list[int]:
+        """The title and its end token; never truncated. Raises BadInput where the tokenizer knows none of it."""
+        if title not in self._titles:
+            ids = self.text_ids(title)
+            if not ids:
+                raise BadInput(f"the tokenizer cannot encode the title {title!r}; give the item another title")
+            self._titles[title] = [*ids, self.end_id]
+        return self._titles[title]
+
+    def prompt_ids(self, request: Request) -> list[int]:
+        """The prompt's ids, at most `settings.max_tokens`: the oldest history items go first.
+
+        Raises BadInput where even one history item does not fit.
+        """
+        for dropped in range(max(1, len(request.history))):
+            ids = self._write(request.history[dropped:], request.candidates)
+            if len(ids) <= self.settings.max_tokens:
+                return ids
+        raise BadInput(
+            f"a prompt with a single history item has {len(ids)} tokens, prompt.max_tokens is "
+            f"{self.settings.max_tokens}; raise it or list fewer candidates"
+        )
+
+    def _write(self, history: Sequence[str], candidates: Sequence[str] | None) -> list[int]:
+        if self.settings.template == "titles":
+            return [self.end_id, *(token for title in history for token in self.response_ids(title))]
+        text = _OPENING + "\n".join(history)
+        if self.settings.list_candidates:
+            if not candidates:
+                raise BadInput("prompt.list_candidates is true, but this request names no candidates")
+            text += _CANDIDATES + "\n".join(candidates)
+        return self.text_ids(text + _QUESTION)

@@ -1,0 +1,40 @@
+"""The ranks that train together: sums over them, the device, the precision."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """One process's view of the group. A group of more than one needs torch.distributed to be initialised."""
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def sum(self, values: dict[str, float]) -> dict[str, float]:
+        """Each value added over the ranks, in double precision. All ranks must call with the same names."""
+        if self.size == 1:
+            return values
+        names = sorted(values)
+        total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(total)
+        return dict(zip(names, total.tolist(), strict=True))
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """`module` behind DistributedDataParallel where there are other ranks."""
+        if self.size == 1:
+            return module
+        return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """bf16 on a GPU, fp32 on a CPU (where bf16 without hardware support is many times slower)."""
+        if self.device.type == "cuda":
+            return torch.autocast("cuda", dtype=torch.bfloat16)
+        return nullcontext()

@@ -1,0 +1,154 @@
+"""The loop: gradients of the global mean, schedules, resuming, the guard against non-finite losses."""
+
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from rosepo_ray.config import FitSettings
+from rosepo_ray.errors import RosepoError
+from rosepo_ray.training import checkpoint, loop
+from rosepo_ray.training.loop import MicroBatch
+from rosepo_ray.training.optimiser import build_optimiser, learning_rate
+from rosepo_ray.training.world import World
+
+FIT = FitSettings(batch=4, micro_batch=4, lr=0.1, warmup=0.2, checkpoint_every=3, weight_decay=0.1)
+
+
+class Line(nn.Module):
+    """y = w . x, so that every gradient is known by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[1.0, -2.0]]))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x_BF: torch.Tensor) -> torch.Tensor:
+        return (x_BF @ self.weight.T + self.bias)[:, 0]
+
+
+def squared(outputs: torch.Tensor, micro: MicroBatch):
+    return (outputs**2).sum() / 2, {"output": float(outputs.detach().sum())}
+
+
+def rows_at(step: int) -> torch.Tensor:
+    return torch.randn(4, 2, generator=torch.Generator().manual_seed(step))
+
+
+def batches(start: int, size: int):
+    step = start
+    while True:
+        rows = rows_at(step)
+        yield [MicroBatch(part, len(part), [f"row{step}"] * len(part), len(part)) for part in rows.split(size)]
+        step += 1
+
+
+def train(module: nn.Module, steps: int, size: int = 4, state: loop.State | None = None, saved=None):
+    state = state or loop.start(module, FIT)
+    seen: list[dict[str, float]] = []
+    loop.fit(
+        state,
+        batches(state.step, size),
+        squared,
+        FIT,
+        steps,
+        World(),
+        lambda step, metrics: seen.append({"step": step, **metrics}),
+        saved or (lambda state: None),
+    )
+    return seen
+
+
+def test_one_step_has_the_gradient_of_the_mean():
+    module = Line()
+    gradients = {}
+    module.weight.register_hook(lambda g: gradients.setdefault("weight", g.clone()))
+    metrics = train(module, 1)[0]
+    x = rows_at(0)
+    out = x @ torch.tensor([1.0, -2.0])
+    assert torch.allclose(gradients["weight"][0], (out[:, None] * x).mean(0), atol=1e-6)
+    assert metrics["loss"] == pytest.approx(float((out**2).mean() / 2), rel=1e-6)
+    assert metrics["output"] == pytest.approx(float(out.mean()), rel=1e-5)
+    assert metrics["count"] == 4
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_accumulation_changes_nothing(size: int):
+    whole, parts = Line(), Line()
+    first, second = train(whole, 10), train(parts, 10, size)
+    assert torch.allclose(whole.weight, parts.weight, atol=1e-6)
+    for a, b in zip(first, second, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+
+
+def test_rows_of_count_zero_have_no_weight():
+    plain, padded = Line(), Line()
+    ghost = MicroBatch(torch.full((1, 2), 9.0), 0, ["ghost"])
+    train(plain, 1)
+    state = loop.start(padded, FIT)
+    supply = iter([[*next(batches(0, 4)), ghost]])
+    loop.fit(state, supply, squared, FIT, 1, World(), lambda s, m: None, lambda s: None)
+    assert torch.equal(plain.weight, padded.weight)
+
+
+def test_resuming_from_a_checkpoint_continues_exactly(tmp_path: Path):
+    quiet, killed = Line(), Line()
+    whole = train(quiet, 8)
+
+    def save(state: loop.State) -> None:
+        checkpoint.save(state, tmp_path / str(state.step))
+
+    state = loop.start(killed, FIT)
+    with pytest.raises(KeyboardInterrupt):
+        loop.fit(state, batches(0, 4), squared, FIT, 8, World(), _interrupt_at(5), save)
+    assert [p.name for p in tmp_path.iterdir()] == ["3"]
+    fresh = Line()
+    resumed = loop.start(fresh, FIT)
+    checkpoint.load(resumed, tmp_path / "3")
+    assert resumed.step == 3
+    rest = train(fresh, 8, state=resumed)
+    assert torch.equal(quiet.weight, fresh.weight)
+    assert [m["loss"] for m in rest] == [m["loss"] for m in whole[3:]]
+
+
+def _interrupt_at(step: int):
+    def on_step(number: int, metrics: dict[str, float]) -> None:
+        if number == step:
+            raise KeyboardInterrupt
+
+    return on_step
+
+
+def test_a_loss_that_is_not_finite_names_the_rows_and_steps_nothing():
+    module = Line()
+    before = copy.deepcopy(module.state_dict())
+    state = loop.start(module, FIT)
+    bad = MicroBatch(torch.tensor([[math.inf, 1.0]]), 1, ["u3:7"])
+    good = MicroBatch(torch.ones(1, 2), 1, ["u1:1"])
+    with pytest.raises(RosepoError, match="u3:7") as caught:
+        loop.fit(state, [[good, bad]], squared, FIT, 1, World(), lambda s, m: None, lambda s: None)
+    assert "u1:1" not in str(caught.value)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_learning_rate_by_hand():
+    # 10 steps, 2 of warm-up: 0.05, 0.1, then 0.1 * (1 + cos(pi * (s - 2) / 8)) / 2.
+    rates = [learning_rate(FIT, step, 10) for step in range(10)]
+    assert rates[:3] == pytest.approx([0.05, 0.1, 0.1])
+    assert rates[6] == pytest.approx(0.05)
+    assert rates[9] == pytest.approx(0.1 * (1 + math.cos(math.pi * 7 / 8)) / 2)
+
+
+def test_only_matrices_decay():
+    groups = build_optimiser(Line(), FIT).param_groups
+    assert [(group["weight_decay"], [p.ndim for p in group["params"]]) for group in groups] == [(0.1, [2]), (0.0, [1])]
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
+    checkpoint.save(loop.start(Line(), FIT), tmp_path)
+    with pytest.raises(RosepoError, match="another model"):
+        checkpoint.load(loop.start(nn.Linear(2, 1, bias=False), FIT), tmp_path)
