@@ -8,25 +8,21 @@ from __future__ import annotations
 
 import numpy as np
 
+from rosepo_ray.seeds import mix64
+
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
 _CELLS = 1 << 21  # draws looked at in one go
 
 
-def _mix(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
-
-
 def row_seeds(user_seeds_E: np.ndarray, positions_E: np.ndarray) -> np.ndarray:
     """Seeds uint64 [E] of rows from the seeds of their users and their positions."""
-    return _mix(user_seeds_E.astype(np.uint64) + _GAMMA * (positions_E.astype(np.uint64) + np.uint64(1)))
+    return mix64(user_seeds_E.astype(np.uint64) + _GAMMA * (positions_E.astype(np.uint64) + np.uint64(1)))
 
 
 def draws(seeds_E: np.ndarray, first: int, count: int, size: int) -> np.ndarray:
     """Draws first .. first+count-1 of each row, uniform over 0 .. size-1, int64 [E, count] (bias below size / 2^53)."""
     counters = np.arange(first + 1, first + count + 1, dtype=np.uint64)
-    bits = _mix(seeds_E[:, None] + _GAMMA * counters[None, :]) >> np.uint64(11)
+    bits = mix64(seeds_E[:, None] + _GAMMA * counters[None, :]) >> np.uint64(11)
     return (bits.astype(np.float64) * (size / 2.0**53)).astype(np.int64)
 
 
@@ -76,7 +72,7 @@ def with_target(seeds_E: np.ndarray, others_EC: np.ndarray, targets_E: np.ndarra
     """Candidate sets int32 [E, C+1]: the target goes to a place drawn from the row's seed; the others keep their order,
     which is random already."""
     rows, count = others_EC.shape
-    slots = draws(_mix(~seeds_E), 0, 1, count + 1)[:, 0]
+    slots = draws(mix64(~seeds_E), 0, 1, count + 1)[:, 0]
     columns = np.arange(count)[None, :]
     placed = np.empty((rows, count + 1), np.int32)
     np.put_along_axis(placed, columns + (columns >= slots[:, None]), others_EC, axis=1)

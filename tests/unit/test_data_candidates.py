@@ -9,8 +9,8 @@ from rosepo_ray.data import candidates
 def test_splitmix64_reference_values():
     # The published test vector of SplitMix64 with seed 1234567 (Vigna, prng.di.unimi.it): first two outputs.
     seed = np.array([1234567], np.uint64)
-    first = candidates._mix(seed + candidates._GAMMA)
-    second = candidates._mix(seed + candidates._GAMMA + candidates._GAMMA)
+    first = candidates.mix64(seed + candidates._GAMMA)
+    second = candidates.mix64(seed + candidates._GAMMA + candidates._GAMMA)
     assert first[0] == 6457827717110365317
     assert second[0] == 3203168211198807973
 
