@@ -1,0 +1,65 @@
+"""What a packaged recommender accepts: checked row by row before any scoring, with a sentence for what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from rosepo_ray.errors import BadInput
+
+MAX_ROWS = 10_000
+MAX_HISTORY = 1_000
+MAX_CANDIDATES = 1_000
+_NAMED = 3
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One row of a request: item ids, oldest history first, and the id that orders equal scores."""
+
+    row_id: str
+    history: list[str]
+    candidates: list[str]
+
+
+def read(rows: Iterable[dict[str, Any]], known: Collection[str], keep: int) -> list[Ask]:
+    """Checked rows; of each history the newest `keep` items, which is what the policy was trained with.
+
+    Without `example_id` equal scores are ordered by a hash of history and item: the answer then depends neither on the
+    order of the candidates nor on the other rows. Raises BadInput naming the row.
+    """
+    rows = list(rows)
+    if len(rows) > MAX_ROWS:
+        raise BadInput(f"{len(rows)} rows are too many for one request; send at most {MAX_ROWS} at a time")
+    return [_read_row(number, row, known, keep) for number, row in enumerate(rows)]
+
+
+def _read_row(number: int, row: dict[str, Any], known: Collection[str], keep: int) -> Ask:
+    missing = {"history", "candidates"} - row.keys()
+    if missing:
+        raise BadInput(f"row {number} has no '{min(missing)}'; give the columns history and candidates (item ids)")
+    history = _ids(number, "history", row["history"], MAX_HISTORY, known)
+    candidates = _ids(number, "candidates", row["candidates"], MAX_CANDIDATES, known)
+    if len(set(candidates)) != len(candidates):
+        raise BadInput(f"row {number} names a candidate twice; give each candidate once")
+    given = row.get("example_id")
+    return Ask(given if isinstance(given, str) else "\x1f".join(history), history[-keep:], candidates)
+
+
+def _ids(number: int, name: str, value: Any, most: int, known: Collection[str]) -> list[str]:
+    if isinstance(value, str | bytes) or not hasattr(value, "__iter__"):
+        raise BadInput(f"row {number}: {name} is {value!r}, not a list; give a list of item ids")
+    ids = list(value)
+    if not ids:
+        raise BadInput(f"row {number}: {name} is empty; give at least one item id")
+    if len(ids) > most:
+        raise BadInput(f"row {number}: {name} has {len(ids)} items; give at most {most}")
+    unknown = [item for item in ids if not isinstance(item, str) or item not in known]
+    if unknown:
+        shown = ", ".join(repr(item) for item in unknown[:_NAMED]) + (", …" if len(unknown) > _NAMED else "")
+        raise BadInput(
+            f"row {number}: {name} names {len(unknown)} unknown item(s) ({shown}); only items of the training "
+            "catalogue can be recommended, by their ids as text"
+        )
+    return ids
