@@ -1,0 +1,131 @@
+"""Recipes, lock, Makefile and the method page agree with the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from pydantic import BaseModel
+
+from rosepo_ray import config_sources
+from rosepo_ray.config import Settings
+
+ROOT = Path(__file__).parents[2]
+RECIPES = resources.files("rosepo_ray") / "recipes"
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    found = [line.split("==") for line in lines if line and not line.startswith("#")]
+    return {str(canonicalize_name(name)): version for name, version in found}
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize("name", config_sources.recipe_names())
+def test_every_recipe_is_valid_and_starts_with_its_command(name: str) -> None:
+    text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
+    command = text.splitlines()[0]
+    assert command.startswith(("# python jobs/align.py", "# make align")), command
+    if command.startswith("# python"):
+        arguments = shlex.split(command.removeprefix("# python jobs/align.py"))
+        assert config_sources.parse(arguments, "align", "").recipe == name
+    config_sources.build(config_sources.read_recipe(name))
+
+
+def test_the_quickstart_is_what_comes_without_a_recipe() -> None:
+    assert config_sources.DEFAULT_RECIPE in config_sources.recipe_names()
+
+
+def test_the_lock_holds_plain_exact_pins_only() -> None:
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line), line
+    assert pins()["torch"] == "2.13.0"
+
+
+def test_the_lock_holds_every_dependency_within_its_bounds() -> None:
+    table, locked = project()["project"], pins()
+    wanted = [Requirement(text) for text in table["dependencies"] + table["optional-dependencies"]["dev"]]
+    assert wanted
+    for requirement in wanted:
+        version = locked[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), f"{requirement} is locked at {version}"
+
+
+def test_the_package_ships_its_recipes_and_types() -> None:
+    assert project()["tool"]["setuptools"]["package-data"]["rosepo_ray"] == ["recipes/*.yaml", "py.typed"]
+    assert (resources.files("rosepo_ray") / "py.typed").is_file()
+
+
+def test_the_version_is_one() -> None:
+    version = project()["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert str(citation["version"]) == version
+    images = re.findall(r"rosepo-ray:([0-9.]+\d)", "".join(p.read_text() for p in (ROOT / "cluster").rglob("*.yaml")))
+    assert set(images) == {version}
+
+
+@pytest.mark.parametrize("target", ["setup", "align", "test", "test-slow", "lint", "clean", "help"])
+def test_make_knows_its_targets(target: str) -> None:
+    done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert re.search(rf"^{target}:.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    old = tmp_path / "old-python"
+    old.write_text('#!/bin/sh\ncase "$1" in --version) echo Python 3.10.4;; *) exit 1;; esac\n')
+    old.chmod(0o755)
+    done = subprocess.run(["make", "setup", f"PYTHON={old}"], cwd=tmp_path, capture_output=True, text=True, timeout=30)
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer" in done.stderr
+    assert "Python 3.10.4" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_ci_runs_every_check() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    text = script.read_text()
+    assert "set -euo pipefail" in text
+    assert "for target in setup lint test test-slow" in text
+
+
+def models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections that a field can hold, through unions and annotations."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) is Annotated:
+        yield from models(get_args(annotation)[0])
+    else:
+        for part in get_args(annotation):
+            yield from models(part)
+
+
+def setting_names(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        for inner in models(field.annotation):
+            yield from setting_names(inner, f"{prefix}{name}.")
+
+
+def test_the_method_page_names_settings_that_exist() -> None:
+    known = set(setting_names(Settings))
+    sections = "|".join(name for name in Settings.model_fields if name != "seed")
+    named = re.findall(rf"`((?:{sections})\.[a-z_.0-9]+)", (ROOT / "docs" / "method.md").read_text())
+    assert len(named) > 10
+    assert set(named) <= known, sorted(set(named) - known)
