@@ -73,9 +73,7 @@ def test_instruction_prompt_lists_candidates_only_when_told(policy: Policy):
 def test_packed_rows_equal_separate_rows(policy: Policy, data: st.DataObject):
     tokens = st.integers(0, 299)
     prompts = data.draw(st.lists(st.lists(tokens, min_size=1, max_size=12), min_size=1, max_size=3))
-    answers = [
-        data.draw(st.lists(st.lists(tokens, min_size=1, max_size=5), min_size=1, max_size=6)) for _ in prompts
-    ]
+    answers = [data.draw(st.lists(st.lists(tokens, min_size=1, max_size=5), min_size=1, max_size=6)) for _ in prompts]
     with torch.inference_mode():
         packed = PackedPolicy(policy.model)(pack(prompts, answers, policy.pad_id))
     separate = [naive(policy, prompt, answer) for prompt, row in zip(prompts, answers, strict=True) for answer in row]

@@ -1,0 +1,147 @@
+"""The stages in order: which settings and stages each depends on, what is done already, and the run's record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rosepo_ray import __version__, markers, storage
+from rosepo_ray.config import Settings
+from rosepo_ray.errors import RosepoError
+from rosepo_ray.logs import LOGGER
+
+RunStage = Callable[[Settings, dict[str, str], str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline. `settings` are dotted names of what its result depends on."""
+
+    name: str
+    needs: tuple[str, ...]
+    settings: tuple[str, ...]
+    wanted: Callable[[Settings], bool] = lambda settings: True
+    rewrites: bool = True
+    """Start with an empty folder; training stages instead resume from the checkpoints in theirs."""
+
+    def run(self, settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
+        module, function = ("sft", "run_longer") if self.name == "sft_longer" else (self.name, "run")
+        imported = __import__(f"rosepo_ray.stages.{module}", fromlist=[function])
+        return dict(getattr(imported, function)(settings, inputs, out))
+
+
+def _has_oracle(settings: Settings) -> bool:
+    return settings.oracle.type != "constant"
+
+
+STAGES = (
+    Stage("data", (), ("data",)),
+    Stage("sft", ("data",), ("seed", "policy", "prompt", "sft"), rewrites=False),
+    Stage("oracle", ("data",), ("seed", "oracle"), wanted=_has_oracle, rewrites=False),
+    Stage("reject", ("data", "sft"), ("seed", "rejection")),
+    Stage("calibrate", ("oracle", "reject"), ("align.epsilon_max",), wanted=_has_oracle),
+    Stage("align", ("data", "sft", "reject", "calibrate"), ("seed", "oracle", "align"), rewrites=False),
+    Stage(
+        "sft_longer",
+        ("data", "sft", "align"),
+        ("seed", "sft_longer", "align"),
+        wanted=lambda settings: settings.sft_longer.enabled,
+        rewrites=False,
+    ),
+    Stage(
+        "evaluate",
+        ("data", "calibrate", "sft", "sft_longer", "align"),
+        ("seed", "evaluation", "rejection.encoder"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage with its folder and, where it is finished, its marker."""
+
+    stage: Stage
+    folder: str
+    inputs: dict[str, str]
+    done: dict[str, Any] | None
+
+
+def plan(settings: Settings, run_dir: str) -> list[Planned]:
+    """The wanted stages in order. A folder's name is the fingerprint of settings and of the stages before."""
+    planned: list[Planned] = []
+    for stage in STAGES:
+        if not stage.wanted(settings):
+            continue
+        inputs = {p.stage.name: p.folder for p in planned if p.stage.name in stage.needs}
+        values = {name: _value(settings, name) for name in stage.settings}
+        # The version counts: another version of the code may give another result. The folder's parent does not.
+        before = {name: folder.rpartition("/")[2] for name, folder in inputs.items()}
+        known = [__version__, values, before, _input_files(settings) if stage.name == "data" else []]
+        folder = storage.join(run_dir, stage.name, markers.fingerprint(known))
+        planned.append(Planned(stage, folder, inputs, markers.read(folder)))
+    return planned
+
+
+def _value(settings: Settings, name: str) -> Any:
+    value: Any = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _input_files(settings: Settings) -> list[Any]:
+    """Paths, sizes and times of the user's files: a changed log is another input."""
+    from rosepo_ray.data.files import Role, locate
+
+    sources: list[tuple[str | None, Role]] = [
+        (settings.data.interactions, "interactions"),
+        (settings.data.items, "items"),
+    ]
+    found = []
+    for uri, role in sources:
+        for file in locate(uri, role) if uri is not None else ():
+            info = storage.filesystem(file.root)[0].get_file_info(file.path)
+            found.append([file.path, file.size, info.mtime_ns])
+    return found
+
+
+@dataclass(frozen=True)
+class Finished:
+    folder: str
+    info: dict[str, Any]
+    seconds: float
+    skipped: bool
+
+
+def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, Finished]:
+    """Run every stage that is not finished, in order; with `only`, that stage alone (those before must be finished)."""
+    results: dict[str, Finished] = {}
+    for step in plan(settings, run_dir):
+        name = step.stage.name
+        if step.done is not None:
+            results[name] = Finished(step.folder, step.done["info"], step.done["seconds"], True)
+            if only in (None, name):
+                LOGGER.info("%-10s done before (%.0f s)", name, step.done["seconds"])
+        elif only is None or only == name:
+            results[name] = _run_stage(settings, step)
+        elif only is not None:
+            raise RosepoError(
+                f"stage {only} needs {name}, which is not finished in {run_dir}; run jobs/{name}.py first"
+            )
+        if only == name:
+            break
+    return results
+
+
+def _run_stage(settings: Settings, step: Planned) -> Finished:
+    LOGGER.info("%-10s …", step.stage.name)
+    if step.stage.rewrites:
+        storage.remove_folder(step.folder)
+    began = time.monotonic()
+    info = step.stage.run(settings, step.inputs, step.folder)
+    seconds = time.monotonic() - began
+    markers.write(step.folder, info, seconds)
+    LOGGER.info("%-10s %.0f s", step.stage.name, seconds)
+    return Finished(step.folder, info, seconds, False)

@@ -1,0 +1,214 @@
+"""Alignment: the RosePO loss over streamed pairs, each with a personal smoothing factor asked of the hosted oracle
+while training runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from rosepo_ray import storage, tables
+from rosepo_ray.config import Settings
+from rosepo_ray.errors import Refused
+from rosepo_ray.losses import OBJECTIVES, margins
+from rosepo_ray.stages import fitting, pair_stream
+from rosepo_ray.training.loop import MicroBatch
+
+_REFERENCE_TOLERANCE = {"fp32 per row": 1e-3, "bf16 per token": 0.02}
+
+
+def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
+    """Continue the SFT weights (or adapter) on the training pairs; leaves `model/`, `metrics.jsonl`, `smoothing`."""
+    pairs = _training_ids(inputs["reject"])
+    steps = -(-len(pairs) * settings.align.epochs // settings.align.batch)
+    asks = settings.oracle.type != "constant" and settings.align.replay is None
+    app = f"rosepo-oracle-{Path(out).name}" if asks else None
+    arguments = {"settings": settings, "pairs": inputs["reject"], "data": inputs["data"], "sft": inputs["sft"]}
+    arguments |= {"out": out, "app": app}
+    if app is None:
+        fitting.run(settings, settings.align, steps, __name__, arguments, out)
+    else:
+        from rosepo_ray.oracle import service
+
+        oracle = storage.join(inputs["calibrate"], "oracle")
+        replicas = settings.cluster.oracle_replicas_min, settings.cluster.oracle_replicas_max
+        service.start(oracle, app, *replicas)
+        try:
+            fitting.run(settings, settings.align, steps, __name__, arguments, out)
+        finally:
+            service.stop(app)
+    smoothing = tables.read(out, "smoothing")
+    epsilon = pc.list_flatten(smoothing["epsilon"].combine_chunks())
+    return {
+        "steps": steps,
+        "pairs": len(pairs),
+        "mean_epsilon": pc.mean(epsilon).as_py(),
+        "oracle_versions": sorted(set(smoothing["oracle_version"].to_pylist())),
+        "final": fitting.read_metrics(out)[-1],
+    }
+
+
+def _training_ids(pairs: str) -> list[str]:
+    table = tables.read(pairs, "pairs", ["example_id", "split"])
+    return list(table.filter(pc.equal(table["split"], "train"))["example_id"].to_pylist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairBatch(MicroBatch):
+    """A micro-batch of B pairs with K rejected items each; responses lie row by row, chosen first."""
+
+    ref_chosen_B: Tensor
+    ref_rejected_BK: Tensor
+    epsilon_BK: Tensor
+    chosen_tokens_B: Tensor
+    response_tokens_R: Tensor
+    fresh: bool
+    """True before the first optimiser step, when policy and reference must agree."""
+
+
+class AlignProgram:
+    """Preference optimisation without a reference model: the pairs carry the reference's log-probabilities."""
+
+    def __init__(self, settings: Settings, pairs: str, data: str, sft: str, out: str, app: str | None, world: Any):
+        from rosepo_ray.policy import store
+        from rosepo_ray.policy.model import PackedPolicy
+
+        self.settings, self.pairs, self.out, self.app, self.world = settings, pairs, out, app, world
+        items = tables.read(data, "items", ["item_id", "title"])
+        self.title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+        with storage.local_folder(storage.join(sft, "model")) as folder:
+            self.policy = store.load(folder, trainable=True)
+        self.module = PackedPolicy(self.policy.model)
+        self.ids = _training_ids(pairs)
+        self.asked: list[dict[str, Any]] = []
+
+    def batches(self, start: int) -> Iterator[list[MicroBatch]]:
+        from rosepo_ray.training.order import steps
+
+        align = self.settings.align
+        plan = list(
+            steps(
+                lambda epoch: self.ids,
+                seed=self.settings.seed,
+                batch=align.batch,
+                rank=self.world.rank,
+                world=self.world.size,
+                start=start,
+                epochs=align.epochs,
+            )
+        )
+        streams: dict[int, Iterator[dict[str, Any]]] = {}
+        for part in plan:
+            for epoch in self._epochs_beginning(part.step, start):
+                self._share(part.step)
+                mine = [self.ids[index] for p in plan for e, index in p.rows if e == epoch]
+                known = pair_stream.known_smoothing(self.settings.align.replay or self.out)
+                streams[epoch] = pair_stream.rows(self.settings, self.pairs, mine, known, self.app)
+            rows = [next(streams[epoch]) for epoch, _ in part.rows]
+            if part.real:
+                self.asked += [row for row in rows if row["asked"]]
+            size = align.micro_batch
+            cuts = [rows[i : i + size] for i in range(0, len(rows), size)]
+            yield [self._micro(cut, part.real, part.step == 0) for cut in cuts]
+
+    def _epochs_beginning(self, step: int, start: int) -> list[int]:
+        """Epochs whose first row lies in this global step (or before it, at the start): all ranks agree on them."""
+        batch, rows = self.settings.align.batch, len(self.ids)
+        first, end = step * batch, min((step + 1) * batch, rows * self.settings.align.epochs)
+        begun = {row // rows for row in range(first, end)}
+        return sorted(e for e in begun if step == start or e * rows >= first)
+
+    def _share(self, step: int) -> None:
+        """Before a pass over the pairs all ranks write what they asked, so that no pair is asked again."""
+        self._write_smoothing(step)
+        if self.world.size > 1:
+            torch.distributed.barrier()
+
+    def _micro(self, rows: list[dict[str, Any]], real: bool, fresh: bool) -> PairBatch:
+        from rosepo_ray.policy import batches
+        from rosepo_ray.policy.prompts import Request
+
+        requests = [
+            Request(
+                [self.title_of[item] for item in row["history"]],
+                [self.title_of[row["chosen"]], *row["rejected_text"]],
+                [self.title_of[item] for item in row["candidates"]],
+            )
+            for row in rows
+        ]
+        packed = batches.packed(self.policy, requests)
+        tokens_R = batches.response_tokens(packed)
+        return PairBatch(
+            packed,
+            len(rows) if real else 0,
+            [row["example_id"] for row in rows],
+            packed.tokens,
+            ref_chosen_B=torch.tensor([row["ref_chosen_logp"] for row in rows]),
+            ref_rejected_BK=torch.tensor([row["ref_rejected_logps"] for row in rows]),
+            epsilon_BK=torch.tensor([row["epsilon"] for row in rows]),
+            chosen_tokens_B=tokens_R.view(len(rows), -1)[:, 0],
+            response_tokens_R=tokens_R,
+            fresh=fresh,
+        )
+
+    def loss(self, outputs: Any, micro: Any) -> tuple[Tensor, dict[str, float]]:
+        align = self.settings.align
+        logps_BR = outputs.view(len(micro.row_ids), -1)
+        chosen_B, rejected_BK = logps_BR[:, 0], logps_BR[:, 1:]
+        to = outputs.device
+        ref_chosen_B, ref_rejected_BK = micro.ref_chosen_B.to(to), micro.ref_rejected_BK.to(to)
+        epsilon_BK = micro.epsilon_BK.to(to)
+        if micro.fresh:
+            self._compare_with_reference(logps_BR, torch.cat([ref_chosen_B[:, None], ref_rejected_BK], 1), micro)
+        margins_BK = margins(chosen_B, rejected_BK, ref_chosen_B, ref_rejected_BK)
+        loss_B = OBJECTIVES[align.objective.type](margins_BK, epsilon_BK, align.beta).mean(1)
+        if align.sft_weight:
+            loss_B = loss_B - align.sft_weight * chosen_B / micro.chosen_tokens_B.to(to)
+        per_row = {
+            "margin": margins_BK.mean(1),
+            "pair_accuracy": (margins_BK > 0).float().mean(1),
+            "chosen_logp": chosen_B,
+            "rejected_logp": rejected_BK.mean(1),
+            "epsilon": epsilon_BK.mean(1),
+        }
+        return loss_B.sum(), {name: float(values.detach().sum()) for name, values in per_row.items()}
+
+    def _compare_with_reference(self, logps_BR: Tensor, reference_BR: Tensor, micro: PairBatch) -> None:
+        difference_BR = (logps_BR.detach() - reference_BR).abs()
+        bound_BR = torch.full_like(difference_BR, _REFERENCE_TOLERANCE["fp32 per row"])
+        if self.world.device.type == "cuda":
+            tokens_BR = micro.response_tokens_R.view_as(difference_BR).to(bound_BR)
+            bound_BR = _REFERENCE_TOLERANCE["bf16 per token"] * tokens_BR
+        if (difference_BR > bound_BR).any():
+            worst = int((difference_BR - bound_BR).amax(1).argmax())
+            raise Refused(
+                f"before the first step the policy gives {micro.row_ids[worst]} log-probabilities that differ from the "
+                f"stored reference by up to {float(difference_BR[worst].max()):.4g}: the pairs were made by another "
+                "SFT model or prompt; make them again"
+            )
+
+    def flush(self, step: int) -> None:
+        self._write_smoothing(step)
+
+    def _write_smoothing(self, step: int) -> None:
+        if self.asked:
+            table = tables.from_rows("smoothing", [{name: row[name] for name in _SMOOTHING} for row in self.asked])
+            tables.write_part(self.out, "smoothing", f"{step:08d}-{self.world.rank}", table)
+            self.asked = []
+
+    def save(self, folder: Path) -> None:
+        from rosepo_ray.policy import store
+
+        store.save(self.policy, folder)
+
+
+_SMOOTHING = ("example_id", "rejected", "epsilon", "oracle_version")
+
+
+def program(arguments: dict[str, Any], world: Any) -> AlignProgram:
+    return AlignProgram(**arguments, world=world)

@@ -1,0 +1,141 @@
+"""The stream that feeds alignment: pairs from Parquet, in training order, each with the oracle's answer.
+
+Each training worker runs its own stream (Ray's automatic split hands blocks to the emptiest consumer, which would make
+the order depend on timing). A stream starts at the row where the worker starts, so a resumed run reads and asks only
+for what is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rosepo_ray import tables
+from rosepo_ray.config import ConstantOracle, Settings
+from rosepo_ray.errors import RosepoError
+from rosepo_ray.stages import cluster, quiet
+
+_COLUMNS = [
+    "example_id",
+    "user_id",
+    "history",
+    "candidates",
+    "chosen",
+    "rejected",
+    "rejected_text",
+    "ref_chosen_logp",
+    "ref_rejected_logps",
+]
+_ASK_ROWS = 128
+
+
+def known_smoothing(stage: str) -> dict[str, tuple[list[str | None], list[float], str]]:
+    """What a smoothing table says: example_id -> (rejected, epsilon, oracle version)."""
+    table = tables.read(stage, "smoothing")
+    columns = [table[name].to_pylist() for name in ("rejected", "epsilon", "oracle_version")]
+    return dict(zip(table["example_id"].to_pylist(), zip(*columns, strict=True), strict=True))
+
+
+def rows(
+    settings: Settings, pairs: str, example_ids: list[str], known: dict[str, Any], app_name: str | None
+) -> Iterator[dict[str, Any]]:
+    """The pairs called `example_ids`, in that order, as dictionaries with `epsilon`, `oracle_version` and `asked`.
+
+    `app_name` is the Serve app of the oracle; None where epsilon is constant or everything must be in `known`.
+    """
+    import ray
+
+    if not example_ids:
+        return
+    position = {row: number for number, row in enumerate(example_ids)}
+    wanted = ray.put((pa.array(example_ids), known))
+
+    def select(batch: pa.Table) -> pa.Table:
+        ids, _ = ray.get(wanted)
+        places = pc.index_in(batch["example_id"], value_set=ids)
+        return batch.append_column("place", places.cast(pa.int64())).filter(pc.is_valid(places))
+
+    with quiet.data_context():
+        stream = (
+            ray.data.read_parquet(tables.parts(pairs, "pairs"), columns=_COLUMNS, num_cpus=cluster.READ_CPUS)
+            .map_batches(select, batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
+            .sort("place")
+            .map_batches(
+                AskOracle,
+                fn_constructor_args=(settings, wanted, app_name),
+                batch_size=_ASK_ROWS,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=1),
+                num_cpus=cluster.READ_CPUS,
+            )
+        )
+        for batch in stream.iter_batches(batch_size=_ASK_ROWS, batch_format="pyarrow", prefetch_batches=2):
+            for row in batch.to_pylist():
+                if row["place"] != len(example_ids) - len(position):
+                    raise RosepoError(
+                        f"the pair stream is out of order at {row['example_id']}; this is a bug, report it"
+                    )
+                del position[row["example_id"]]
+                yield row
+    if position:
+        raise RosepoError(f"{len(position)} pairs are missing from {pairs}, among them {next(iter(position))}")
+
+
+class AskOracle:
+    """Adds epsilon to each pair: known rows keep theirs, the others are asked of the oracle in one call per batch."""
+
+    def __init__(self, settings: Settings, wanted: Any, app_name: str | None) -> None:
+        import ray
+
+        from rosepo_ray.oracle.client import OracleClient
+
+        _, self.known = ray.get(wanted)
+        self.settings = settings
+        self.client = None if app_name is None else OracleClient(app_name, batch=_ASK_ROWS)
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        rows = batch.select(["example_id", "user_id", "history", "chosen", "rejected"]).to_pylist()
+        answers = {row["example_id"]: self.known[row["example_id"]] for row in rows if row["example_id"] in self.known}
+        for row in rows:
+            if row["example_id"] in answers and answers[row["example_id"]][0] != row["rejected"]:
+                raise RosepoError(
+                    f"the stored smoothing of {row['example_id']} is for other rejected items: another run wrote it"
+                )
+        missing = [row for row in rows if row["example_id"] not in answers]
+        answers |= self._ask(missing) if missing else {}
+        epsilon = [answers[row["example_id"]][1] for row in rows]
+        versions = [answers[row["example_id"]][2] for row in rows]
+        asked = {row["example_id"] for row in missing}
+        return (
+            batch.append_column("epsilon", pa.array(epsilon, pa.list_(pa.float32())))
+            .append_column("oracle_version", pa.array(versions, pa.string()))
+            .append_column("asked", pa.array([row["example_id"] in asked for row in rows]))
+        )
+
+    def _ask(self, missing: list[dict[str, Any]]) -> dict[str, tuple[list[str | None], list[float], str]]:
+        from rosepo_ray.oracle import smoothing
+
+        oracle = self.settings.oracle
+        if isinstance(oracle, ConstantOracle):
+            label = f"constant:{oracle.epsilon:g}"
+            return {
+                row["example_id"]: (row["rejected"], [oracle.epsilon] * len(row["rejected"]), label) for row in missing
+            }
+        if self.client is None:
+            raise RosepoError(
+                f"align.replay holds no smoothing for {missing[0]['example_id']} and {len(missing) - 1} more of this "
+                "batch; replay with the settings of the run that wrote it"
+            )
+        answer = self.client.judge(
+            *[[row[name] for row in missing] for name in ("user_id", "history", "chosen", "rejected")]
+        )
+        found = {}
+        for row, doubt, version in zip(missing, answer.disagreement, answer.versions, strict=True):
+            is_item = np.array([item is not None for item in row["rejected"]])
+            epsilon = smoothing.clip(doubt, is_item, self.settings.align.epsilon_max)
+            found[row["example_id"]] = (row["rejected"], epsilon.tolist(), version)
+        return found

@@ -1,0 +1,117 @@
+"""SFT: the language model learns to write the title of the next item; and SFT continued, the control of alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.compute as pc
+
+from rosepo_ray import storage, tables
+from rosepo_ray.config import FitSettings, Settings
+from rosepo_ray.stages import fitting
+
+
+def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
+    """Train the policy on the training split; leaves `model/` and `metrics.jsonl`."""
+    arguments = {"settings": settings, "data": inputs["data"], "start": None, "fit": settings.sft}
+    fitting.run(settings, settings.sft, settings.sft.steps, __name__, arguments, out)
+    return {"steps": settings.sft.steps, "final": fitting.read_metrics(out)[-1]}
+
+
+def run_longer(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
+    """Continue SFT from its end for as many steps as alignment takes, with alignment's batch and learning rate."""
+    steps = int(storage.read_json(storage.join(inputs["align"], "_done.json"))["info"]["steps"])
+    shared = {name: getattr(settings.align, name) for name in FitSettings.model_fields}
+    fit = FitSettings(**shared)
+    arguments = {"settings": settings, "data": inputs["data"], "start": inputs["sft"], "fit": fit}
+    fitting.run(settings, fit, steps, __name__, arguments, out)
+    return {"steps": steps, "final": fitting.read_metrics(out)[-1]}
+
+
+class SftProgram:
+    """Cross-entropy on response tokens; the denominator is their global number."""
+
+    def __init__(self, settings: Settings, data: str, start: str | None, fit: FitSettings, world: Any) -> None:
+        from rosepo_ray.policy import store
+        from rosepo_ray.policy.model import PackedPolicy
+
+        self.settings, self.fit, self.world = settings, fit, world
+        # The continued run must not see the same rows in the same order again.
+        self.seed = settings.seed if start is None else settings.seed + 1
+        items = tables.read(data, "items")
+        self.item_ids, self.titles = items["item_id"].to_pylist(), items["title"].to_pylist()
+        if start is None:
+            popularity = items["popularity"].to_pylist()
+            self.policy = store.build(settings.policy, settings.prompt, self.titles, popularity, settings.seed)
+        else:
+            with storage.local_folder(storage.join(start, "model")) as folder:
+                self.policy = store.load(folder, trainable=True)
+        self.module = PackedPolicy(self.policy.model)
+        self._load_rows(data)
+
+    def _load_rows(self, data: str) -> None:
+        from rosepo_ray.training.windows import Sequences, Windows
+
+        if self.settings.sft.dense:
+            sequences = Sequences.from_table(tables.read(data, "sequences"), self.item_ids)
+            self.windows = Windows(sequences, self.settings.data.history, self.seed)
+            return
+        columns = ["example_id", "history", "target", "candidates", "split"]
+        examples = tables.read(data, "examples", columns)
+        self.examples = examples.filter(pc.equal(examples["split"], "train"))
+        self.title_of = dict(zip(self.item_ids, self.titles, strict=True))
+        self.example_ids = self.examples["example_id"].to_pylist()
+
+    def row_ids(self, epoch: int) -> list[str]:
+        return self.windows.row_ids(epoch) if self.settings.sft.dense else self.example_ids
+
+    def batches(self, start: int) -> Iterator[list[Any]]:
+        from rosepo_ray.training.order import steps
+
+        plan = steps(
+            self.row_ids,
+            seed=self.seed,
+            batch=self.fit.batch,
+            rank=self.world.rank,
+            world=self.world.size,
+            start=start,
+        )
+        size = self.fit.micro_batch
+        for part in plan:
+            cuts = [part.rows[i : i + size] for i in range(0, len(part.rows), size)]
+            yield [self._micro(rows, part.real) for rows in cuts]
+
+    def _micro(self, rows: list[tuple[int, int]], real: bool) -> Any:
+        from rosepo_ray.policy import batches
+        from rosepo_ray.policy.prompts import Request
+
+        if self.settings.sft.dense:
+            windows = [[self.titles[i - 1] for i in self.windows.window(epoch, index)] for epoch, index in rows]
+            return batches.dense(self.policy, windows, [self.windows.row_id(*row) for row in rows], real)
+        picked = self.examples.take([index for _, index in rows]).to_pylist()
+        requests = [
+            Request(
+                [self.title_of[item] for item in row["history"]],
+                [self.title_of[row["target"]]],
+                [self.title_of[item] for item in row["candidates"]],
+            )
+            for row in picked
+        ]
+        return batches.targets(self.policy, requests, [row["example_id"] for row in picked], real)
+
+    def loss(self, outputs: Any, micro: Any) -> tuple[Any, dict[str, float]]:
+        return -outputs.sum(), {}
+
+    def flush(self, step: int) -> None:
+        """Nothing but metrics is collected."""
+
+    def save(self, folder: Path) -> None:
+        from rosepo_ray.policy import store
+
+        store.save(self.policy, folder)
+
+
+def program(arguments: dict[str, Any], world: Any) -> SftProgram:
+    return SftProgram(**arguments, world=world)

@@ -1,0 +1,83 @@
+"""What a run says at its end: `summary.json` for programs and a table for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rosepo_ray import storage
+
+NAME = "summary.json"
+_LABELS = {
+    "popular": "most popular",
+    "oracle": "oracle",
+    "sft": "SFT",
+    "sft_longer": "SFT longer",
+    "aligned": "aligned",
+}
+_COLUMNS = ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "catalogue_ratio")
+
+
+def build(
+    info: Mapping[str, dict[str, Any]],
+    stages: Mapping[str, dict[str, Any]],
+    mlflow: dict[str, Any],
+    peak_pss_bytes: int,
+    run_dir: str,
+) -> dict[str, Any]:
+    """The content of summary.json (documented in docs/summary.md) from what each stage reported."""
+    evaluation, data, align = info["evaluate"], info["data"], info["align"]
+    oracle = info.get("calibrate")
+    return {
+        "run_dir": run_dir,
+        "split": evaluation["split"],
+        "models": evaluation["models"],
+        "differences": evaluation["differences"],
+        "target_arp": evaluation["target_arp"],
+        "notes": evaluation["notes"],
+        "epsilon": oracle["epsilon"] if oracle else {"train": align["mean_epsilon"], "validation": None},
+        "oracle": {name: oracle[name] for name in ("ece", "pair_accuracy", "temperature", "version")}
+        if oracle
+        else None,
+        "counts": data["counts"],
+        "pairs": info["reject"]["pairs"],
+        "dataset": data["dataset"],
+        "protocol": data["protocol"],
+        "stages": dict(stages),
+        "peak_pss_bytes": peak_pss_bytes,
+        "mlflow": mlflow,
+    }
+
+
+def write(run_dir: str, summary: dict[str, Any]) -> None:
+    storage.write_json(storage.join(run_dir, NAME), summary)
+
+
+def table(summary: dict[str, Any]) -> str:
+    """The closing table: one row per model, HR@1 with its 95 % interval."""
+    lines = [f"{'':13}" + "".join(f"{_head(name):>{_width(name)}}" for name in _COLUMNS)]
+    for model, metrics in summary["models"].items():
+        cells = "".join(f"{_cell(name, metrics[name]):>{_width(name)}}" for name in _COLUMNS)
+        lines.append(f"{_LABELS.get(model, model):13}" + cells)
+    rows = next(iter(summary["models"].values()))["hr@1"]["rows"]
+    lines.append(f"{rows} {summary['split']} rows; mean popularity of the true targets {summary['target_arp']:.1f}")
+    for name, metrics in summary["differences"].items():
+        entry = metrics["hr@1"]
+        lines.append(f"{name}: HR@1 {entry['value']:+.4f} [{entry['low']:+.4f}, {entry['high']:+.4f}]")
+    return "\n".join(lines)
+
+
+def _head(name: str) -> str:
+    return {"hr@1": "HR@1 [95 %]", "catalogue_ratio": "in catalogue"}.get(name, name.upper())
+
+
+def _width(name: str) -> int:
+    return {"hr@1": 23, "catalogue_ratio": 14}.get(name, 9)
+
+
+def _cell(name: str, entry: dict[str, Any]) -> str:
+    if entry["value"] is None:
+        return "-"
+    if name == "hr@1":
+        return f"{entry['value']:.4f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+    return f"{entry['value']:.1f}" if name == "arp" else f"{entry['value']:.4f}"

@@ -1,0 +1,164 @@
+"""The whole pipeline on a small log: stages, tables, the summary, what a second start does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+
+from rosepo_ray import markers, pipeline, storage, summary, tables
+from rosepo_ray.config import Settings
+from rosepo_ray.config_sources import build
+from rosepo_ray.errors import RosepoError
+from rosepo_ray.stages import fitting, register
+from tests.synthetic import tiny
+
+pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return build(tiny(tmp_path_factory.mktemp("log"), rejection={"k": 2}))
+
+
+@pytest.fixture(scope="module")
+def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Any]:
+    run_dir = str(tmp_path_factory.mktemp("run"))
+    return {"run_dir": run_dir, "stages": pipeline.run(settings, run_dir)}
+
+
+def test_every_stage_ran_and_left_its_marker(finished: dict[str, Any]):
+    assert list(finished["stages"]) == [stage.name for stage in pipeline.STAGES]
+    for result in finished["stages"].values():
+        marker = markers.read(result.folder)
+        assert marker is not None
+        for name, entry in marker["files"].items():
+            assert storage.sha256(storage.join(result.folder, name)) == entry["sha256"]
+
+
+def test_a_second_start_recomputes_nothing(settings: Settings, finished: dict[str, Any]):
+    again = pipeline.run(settings, finished["run_dir"])
+    assert all(result.skipped for result in again.values())
+    assert {n: r.info for n, r in again.items()} == {n: r.info for n, r in finished["stages"].items()}
+
+
+def test_pairs_hold_the_policys_own_mistake_and_its_log_probabilities(finished: dict[str, Any]):
+    """The stored reference is recomputed response by response with the saved SFT policy."""
+    from rosepo_ray.policy import store
+    from rosepo_ray.policy.prompts import Request
+    from rosepo_ray.policy.scoring import score
+
+    stages = finished["stages"]
+    items = tables.read(stages["data"].folder, "items")
+    title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    policy = store.load(Path(stages["sft"].folder, "model"))
+    pairs = tables.read(stages["reject"].folder, "pairs").to_pylist()
+    assert sum(row["split"] == "train" for row in pairs) == 64
+    for row in pairs[:40]:
+        history = [title_of[item] for item in row["history"]]
+        logp = {c: float(score(policy, [Request(history, [title_of[c]])], 1)[0][0]) for c in row["candidates"]}
+        assert row["ref_chosen_logp"] == pytest.approx(logp[row["chosen"]], abs=1e-3)
+        wrong = sorted((c for c in row["candidates"] if c != row["chosen"]), key=lambda c: -logp[c])
+        assert [logp[c] for c in row["rejected"]] == pytest.approx([logp[c] for c in wrong[:2]], abs=1e-3)
+        assert row["ref_rejected_logps"] == pytest.approx([logp[c] for c in row["rejected"]], abs=1e-3)
+
+
+def test_smoothing_is_what_the_calibrated_oracle_says(settings: Settings, finished: dict[str, Any]):
+    from rosepo_ray.oracle import judging, store
+
+    stages = finished["stages"]
+    oracle = store.load(storage.join(stages["calibrate"].folder, "oracle"))
+    pairs = tables.read(stages["reject"].folder, "pairs")
+    pairs = pairs.filter(pc.equal(pairs["split"], "train"))
+    columns = [pairs[name].to_pylist() for name in ("user_id", "history", "chosen", "rejected")]
+    answer = judging.judge(oracle, judging.as_request(*columns))
+    expected = dict(zip(pairs["example_id"].to_pylist(), answer["disagreement"], strict=True))
+    smoothing = tables.read(stages["align"].folder, "smoothing").to_pylist()
+    assert sorted(row["example_id"] for row in smoothing) == sorted(expected)  # each pair was asked exactly once
+    for row in smoothing:
+        assert row["epsilon"] == pytest.approx(np.minimum(expected[row["example_id"]], 0.5), abs=1e-5)
+        assert row["oracle_version"] == oracle.version
+
+
+def test_alignment_starts_at_the_reference_and_logs_what_it_should(finished: dict[str, Any]):
+    rows = fitting.read_metrics(finished["stages"]["align"].folder)
+    assert [row["step"] for row in rows] == list(range(1, 5))  # 64 pairs, 16 a step
+    assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
+    assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)  # softplus(0), whatever epsilon is
+    logged = {"loss", "margin", "pair_accuracy", "chosen_logp", "rejected_logp", "epsilon", "grad_norm"}
+    assert logged | {"tokens_per_second", "wait_share", "lr"} <= rows[0].keys()
+
+
+def test_a_run_is_replayed_from_its_smoothing_table(settings: Settings, finished: dict[str, Any], tmp_path: Path):
+    """No oracle is hosted, and the metrics are the same."""
+    stages = finished["stages"]
+    replay = settings.model_copy(update={"align": settings.align.model_copy(update={"replay": stages["align"].folder})})
+    step = next(p for p in pipeline.plan(settings, finished["run_dir"]) if p.stage.name == "align")
+    step.stage.run(replay, step.inputs, str(tmp_path / "align"))
+    timing = ("tokens_per_second", "wait_share", "step_seconds")
+    for row, before in zip(
+        fitting.read_metrics(str(tmp_path / "align")), fitting.read_metrics(stages["align"].folder), strict=True
+    ):
+        for name in row.keys() - set(timing):
+            assert row[name] == pytest.approx(before[name], rel=1e-6, abs=1e-6), name
+
+
+def test_two_workers_train_as_one_does(settings: Settings, finished: dict[str, Any], tmp_path: Path):
+    step = next(p for p in pipeline.plan(settings, finished["run_dir"]) if p.stage.name == "sft")
+    two = settings.model_copy(
+        update={
+            "cluster": settings.cluster.model_copy(update={"workers": 2, "threads": 1}),
+            "sft": settings.sft.model_copy(update={"micro_batch": 3}),  # and with accumulation
+        }
+    )
+    step.stage.run(two, step.inputs, str(tmp_path / "sft"))
+    one = fitting.read_metrics(finished["stages"]["sft"].folder)
+    for row, before in zip(fitting.read_metrics(str(tmp_path / "sft"))[:20], one, strict=False):
+        assert row["loss"] == pytest.approx(before["loss"], abs=1e-4)
+        assert row["count"] == before["count"]
+
+
+def test_pairs_of_another_model_are_refused(settings: Settings, finished: dict[str, Any], tmp_path: Path):
+    step = next(p for p in pipeline.plan(settings, finished["run_dir"]) if p.stage.name == "align")
+    other = {**step.inputs, "sft": finished["stages"]["sft_longer"].folder}
+    once = settings.model_copy(
+        update={"cluster": settings.cluster.model_copy(update={"max_failures": 0}),
+                "align": settings.align.model_copy(update={"replay": finished["stages"]["align"].folder})}
+    )  # fmt: skip
+    with pytest.raises(RosepoError, match="differ from the stored reference"):
+        step.stage.run(once, other, str(tmp_path / "align"))
+
+
+def test_the_summary_holds_what_a_program_reads(
+    settings: Settings, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    stages = finished["stages"]
+    mlflow = register.run(settings, {name: result.folder for name, result in stages.items()}, finished["run_dir"])
+    assert register.run(settings, {n: r.folder for n, r in stages.items()}, finished["run_dir"]) == mlflow
+    info = {name: result.info for name, result in stages.items()}
+    times = {name: {"seconds": result.seconds, "state": "run"} for name, result in stages.items()}
+    content = summary.build(info, times, mlflow, 1, finished["run_dir"])
+    summary.write(finished["run_dir"], content)
+    found = json.loads(Path(finished["run_dir"], "summary.json").read_text())
+    assert list(found["models"]) == ["popular", "oracle", "sft", "sft_longer", "aligned"]
+    rows = found["models"]["sft"]["hr@1"]["rows"]
+    examples = tables.read(stages["data"].folder, "examples", ["split"])["split"].to_pylist()
+    assert rows == examples.count("test")
+    for metrics in found["models"].values():
+        for name in ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "dgu@1", "semantic_over_selection"):
+            assert metrics[name]["low"] is None or metrics[name]["low"] <= metrics[name]["high"]
+            assert metrics[name]["value"] is not None
+    assert found["models"]["sft"]["catalogue_ratio"]["value"] is not None
+    assert found["models"]["oracle"]["catalogue_ratio"]["value"] is None
+    assert {"aligned-sft", "aligned-sft_longer"} <= found["differences"].keys()
+    assert found["epsilon"].keys() == {"train", "validation"}
+    assert {"ece", "pair_accuracy", "temperature"} <= found["oracle"].keys()
+    assert found["mlflow"]["version"] == "1"
+    for name in ("target_arp", "dataset", "protocol", "peak_pss_bytes", "stages"):
+        assert found[name]
+    assert "aligned" in summary.table(found)
