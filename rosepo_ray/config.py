@@ -191,6 +191,12 @@ class SasrecOracle(FitSettings):
     folds: Literal[1, 2] = 1
     """2 trains two halves by user and judges each pair by the half that did not train on it."""
 
+    @model_validator(mode="after")
+    def _divisible(self) -> SasrecOracle:
+        if self.hidden % self.heads:
+            raise ValueError(f"oracle.hidden {self.hidden} must be a multiple of oracle.heads {self.heads}")
+        return self
+
 
 class PopularityOracle(Section):
     """Scores an item by log(1 + its training interactions)."""
@@ -251,7 +257,7 @@ class Mix(Section):
     """Each rejected item comes from one of the other strategies, drawn by weight."""
 
     type: Literal["mix"]
-    self_hard: float = Field(1.0, ge=0)
+    self_hard: float = Field(0.0, ge=0)
     semantic: float = Field(0.0, ge=0)
     popularity: float = Field(0.0, ge=0)
     uniform: float = Field(0.0, ge=0)
@@ -309,12 +315,9 @@ class AlignSettings(FitSettings):
     """Folder of an earlier alignment stage whose smoothing table gives every epsilon; the oracle is not asked."""
 
     @model_validator(mode="after")
-    def _robust_bound(self) -> AlignSettings:
-        if self.objective.type == "robust" and self.epsilon_max > 0.4:
-            raise ValueError(
-                f"align.epsilon_max {self.epsilon_max} with align.objective robust divides by 1-2e near zero; "
-                "set align.epsilon_max to 0.4 or less"
-            )
+    def _bound_used(self) -> AlignSettings:
+        if self.replay is not None and "epsilon_max" in self.model_fields_set:
+            raise ValueError("align.epsilon_max has no effect with align.replay, whose table holds every epsilon")
         return self
 
 
@@ -346,7 +349,7 @@ class ClusterSettings(Section):
     workers: int = Field(1, ge=1)
     """Training workers (DDP ranks)."""
     use_gpu: bool = False
-    """One GPU per training worker and bf16."""
+    """One GPU per training worker (bf16) and per scoring actor (fp32)."""
     threads: int | None = Field(None, ge=1)
     """CPU threads per training worker. Default: the machine's cores divided by the workers."""
     actors: int = Field(1, ge=1)
@@ -400,6 +403,21 @@ class Settings(Section):
             )
         if self.oracle.type == "constant" and "epsilon_max" in self.align.model_fields_set:
             raise ValueError("align.epsilon_max has no effect with oracle.type constant; set oracle.epsilon instead")
-        if self.oracle.type == "constant" and self.oracle.epsilon > 0.4 and self.align.objective.type == "robust":
-            raise ValueError("oracle.epsilon above 0.4 cannot be used with align.objective robust; lower it")
+        bound = self.oracle.epsilon if self.oracle.type == "constant" else self.align.epsilon_max
+        if self.align.objective.type == "robust" and bound > 0.4:
+            name = "oracle.epsilon" if self.oracle.type == "constant" else "align.epsilon_max"
+            raise ValueError(
+                f"{name} {bound} with align.objective robust divides by 1-2e near 0; set it to 0.4 or less"
+            )
+        pool = self.data.candidates - 1
+        if self.rejection.strategy.type in ("self_hard", "uniform") and self.rejection.k > pool:
+            raise ValueError(
+                f"rejection.k {self.rejection.k} asks for more distinct wrong candidates than data.candidates leaves "
+                f"({pool}); lower it"
+            )
+        if self.policy.type == "scratch" and self.prompt.max_tokens >= self.policy.max_tokens:
+            raise ValueError(
+                f"prompt.max_tokens {self.prompt.max_tokens} leaves no room for a title in policy.max_tokens "
+                f"{self.policy.max_tokens}; lower the one or raise the other"
+            )
         return self

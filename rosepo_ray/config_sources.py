@@ -7,11 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, CliSettingsSource, EnvSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    CliSettingsSource,
+    EnvSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from rosepo_ray.config import Settings
 from rosepo_ray.errors import BadInput
@@ -98,9 +104,16 @@ def build(*layers: Mapping[str, Any]) -> Settings:
         raise BadInput(_explain(error)) from error
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one sentence instead of the usage of a hundred settings."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message}; --help lists every setting")
+
+
 def parse(argv: Sequence[str], prog: str, description: str) -> Command:
     """The settings of one command line. Raises BadInput; `--help` prints and exits 0."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=prog,
         description=description,
         allow_abbrev=False,
@@ -108,7 +121,6 @@ def parse(argv: Sequence[str], prog: str, description: str) -> Command:
         epilog=f"recipes: {', '.join(recipe_names())}. Every setting can also come from the environment, "
         "for example ROSEPO_ALIGN__BETA=0.2.",
     )
-    parser.exit_on_error = False
     parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="recipe name or YAML file (default: %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and the plan, do nothing")
     known, rest = argparse.ArgumentParser(add_help=False, allow_abbrev=False), list(argv)
@@ -117,15 +129,18 @@ def parse(argv: Sequence[str], prog: str, description: str) -> Command:
     own, rest = known.parse_known_args(rest)
     try:
         source: CliSettingsSource[Any] = CliSettingsSource(
-            _Sources, root_parser=parser, cli_parse_args=rest, cli_hide_none_type=True, cli_avoid_json=True
+            _Sources,
+            root_parser=parser,
+            cli_parse_args=rest,
+            cli_hide_none_type=True,
+            cli_parse_none_str="null",
+            cli_avoid_json=True,
         )
         cli = source()
         environment = EnvSettingsSource(
             _Sources, env_prefix="ROSEPO_", env_nested_delimiter="__", case_sensitive=False
         )()
-    except (argparse.ArgumentError, SystemExit) as error:
-        if isinstance(error, SystemExit) and not error.code:
-            raise
-        raise BadInput(f"the command line cannot be read ({error}); --help lists every setting") from error
+    except (argparse.ArgumentError, SettingsError) as error:
+        raise BadInput(f"the settings cannot be read ({error}); --help lists every setting") from error
     given = merge(merge(read_recipe(own.recipe), environment), cli)
     return Command(build(given), own.recipe, own.dry_run, given)

@@ -9,6 +9,20 @@ class RosepoError(Exception):
     exit_code = 1
 
 
+def original(error: BaseException) -> RosepoError | None:
+    """The RosepoError inside what Ray wrapped around it on the way from a worker, or None."""
+    waiting, seen = [error], set()
+    while waiting:
+        here = waiting.pop(0)
+        if isinstance(here, RosepoError):
+            return here
+        seen.add(id(here))
+        inner = [here.__cause__, here.__context__, getattr(here, "cause", None)]
+        inner += list(getattr(here, "worker_failures", {}).values())
+        waiting += [e for e in inner if isinstance(e, BaseException) and id(e) not in seen]
+    return None
+
+
 class BadInput(RosepoError):
     """The settings, files or arguments given by the user cannot work; nothing was written."""
 

@@ -64,14 +64,15 @@ def _run(settings: Settings, run_dir: str, only: str | None) -> int:
                 print(yaml.safe_dump({only: finished[only].info}, sort_keys=False, allow_unicode=True))
                 print(run_dir)
                 return 0
-            mlflow = _register(settings, run_dir, finished)
         stages = {
             name: {"seconds": round(result.seconds, 1), "state": "skipped" if result.skipped else "run"}
             for name, result in finished.items()
         }
         info = {name: result.info for name, result in finished.items()}
-        content = summary.build(info, stages, mlflow, memory.peak, run_dir)
-        summary.write(run_dir, content)
+        content = summary.build(info, stages, memory.peak, run_dir)
+        summary.write(run_dir, content)  # before MLflow: a server that fails now costs no result
+        mlflow = _register(settings, run_dir, finished)
+        summary.write(run_dir, {**content, "mlflow": mlflow})
     print(summary.table(content))
     model = f"{mlflow['model']} version {mlflow['version']}, alias challenger"
     print(f"MLflow run {mlflow['run_id']} at {mlflow['tracking_uri']}; {model}")

@@ -9,7 +9,7 @@ from typing import Any
 
 from rosepo_ray import __version__, markers, storage
 from rosepo_ray.config import Settings
-from rosepo_ray.errors import RosepoError
+from rosepo_ray.errors import BadInput, original
 from rosepo_ray.logs import LOGGER
 
 RunStage = Callable[[Settings, dict[str, str], str], dict[str, Any]]
@@ -116,23 +116,35 @@ class Finished:
 
 
 def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, Finished]:
-    """Run every stage that is not finished, in order; with `only`, that stage alone (those before must be finished)."""
+    """Run every stage that is not finished, in order; with `only`, that stage alone.
+
+    Raises BadInput where the stages that `only` needs are not finished, or where the settings leave it out.
+    """
     results: dict[str, Finished] = {}
-    for step in plan(settings, run_dir):
+    planned = plan(settings, run_dir)
+    if only is not None:
+        found = [step for step in planned if step.stage.name == only]
+        if not found:
+            raise BadInput(f"these settings have no stage {only}; see --dry-run for the stages")
+        missing = [s.stage.name for s in planned if s.stage.name in found[0].inputs and s.done is None]
+        if missing:
+            raise BadInput(
+                f"{only} needs {' and '.join(missing)} in {run_dir}; run {' and '.join(map(_job, missing))} first"
+            )
+        planned = found
+    for step in planned:
         name = step.stage.name
         if step.done is not None:
             results[name] = Finished(step.folder, step.done["info"], step.done["seconds"], True)
-            if only in (None, name):
-                LOGGER.info("%-10s done before (%.0f s)", name, step.done["seconds"])
-        elif only is None or only == name:
+            LOGGER.info("%-10s done before (%.0f s)", name, step.done["seconds"])
+        else:
             results[name] = _run_stage(settings, step)
-        elif only is not None:
-            raise RosepoError(
-                f"stage {only} needs {name}, which is not finished in {run_dir}; run jobs/{name}.py first"
-            )
-        if only == name:
-            break
     return results
+
+
+def _job(stage: str) -> str:
+    name = {"data": "prepare_data", "align": "align_only"}.get(stage, stage)
+    return f"jobs/{name}.py"
 
 
 def _run_stage(settings: Settings, step: Planned) -> Finished:
@@ -140,7 +152,13 @@ def _run_stage(settings: Settings, step: Planned) -> Finished:
     if step.stage.rewrites:
         storage.remove_folder(step.folder)
     began = time.monotonic()
-    info = step.stage.run(settings, step.inputs, step.folder)
+    try:
+        info = step.stage.run(settings, step.inputs, step.folder)
+    except Exception as error:
+        found = original(error)  # Ray wraps what was raised in a worker
+        if found is None or found is error:
+            raise
+        raise found from error
     seconds = time.monotonic() - began
     markers.write(step.folder, info, seconds)
     LOGGER.info("%-10s %.0f s", step.stage.name, seconds)

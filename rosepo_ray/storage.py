@@ -43,10 +43,14 @@ def exists(uri: str) -> bool:
 
 
 def list_files(uri: str) -> list[str]:
-    """Every file below `uri`, as sorted paths relative to it; empty where the folder does not exist."""
+    """Every file below `uri`, as sorted paths relative to it; empty where the folder does not exist.
+
+    Names that start with a dot are leftovers of killed writes and are passed over.
+    """
     system, path = filesystem(uri)
     found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    return sorted(i.path[len(path.rstrip("/")) + 1 :] for i in found if i.type == fs.FileType.File)
+    files = [i for i in found if i.type == fs.FileType.File and not i.base_name.startswith(".")]
+    return sorted(i.path[len(path.rstrip("/")) + 1 :] for i in files)
 
 
 def read_bytes(uri: str) -> bytes:

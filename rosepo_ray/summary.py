@@ -21,11 +21,10 @@ _COLUMNS = ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "catalogue_ratio")
 def build(
     info: Mapping[str, dict[str, Any]],
     stages: Mapping[str, dict[str, Any]],
-    mlflow: dict[str, Any],
     peak_pss_bytes: int,
     run_dir: str,
 ) -> dict[str, Any]:
-    """The content of summary.json (documented in docs/summary.md) from what each stage reported."""
+    """The content of summary.json (see docs/summary.md) from what each stage reported; `mlflow` follows when known."""
     evaluation, data, align = info["evaluate"], info["data"], info["align"]
     oracle = info.get("calibrate")
     return {
@@ -45,7 +44,7 @@ def build(
         "protocol": data["protocol"],
         "stages": dict(stages),
         "peak_pss_bytes": peak_pss_bytes,
-        "mlflow": mlflow,
+        "mlflow": None,
     }
 
 
@@ -63,8 +62,13 @@ def table(summary: dict[str, Any]) -> str:
     lines.append(f"{rows} {summary['split']} rows; mean popularity of the true targets {summary['target_arp']:.1f}")
     for name, metrics in summary["differences"].items():
         entry = metrics["hr@1"]
-        lines.append(f"{name}: HR@1 {entry['value']:+.4f} [{entry['low']:+.4f}, {entry['high']:+.4f}]")
+        lines.append(f"{name}: HR@1 {entry['value']:+.4f}{_interval(entry, '+.4f')}")
     return "\n".join(lines)
+
+
+def _interval(entry: dict[str, Any], digits: str) -> str:
+    """The interval, or nothing where there is none (all rows belong to one user)."""
+    return "" if entry["low"] is None else f" [{entry['low']:{digits}}, {entry['high']:{digits}}]"
 
 
 def _head(name: str) -> str:
@@ -79,5 +83,5 @@ def _cell(name: str, entry: dict[str, Any]) -> str:
     if entry["value"] is None:
         return "-"
     if name == "hr@1":
-        return f"{entry['value']:.4f} [{entry['low']:.3f}, {entry['high']:.3f}]"
+        return f"{entry['value']:.4f}{_interval(entry, '.3f')}"
     return f"{entry['value']:.1f}" if name == "arp" else f"{entry['value']:.4f}"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rosepo_ray import schemas, storage
@@ -42,9 +43,15 @@ def read_part(uri: str, name: str, columns: Sequence[str] | None = None) -> pa.T
     return table.select(wanted.names).cast(wanted)
 
 
-def read(stage: str, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """The whole table, parts in order; an empty table where there is no part."""
-    found = [read_part(uri, name, columns) for uri in parts(stage, name)]
+def read(stage: str, name: str, columns: Sequence[str] | None = None, split: str | None = None) -> pa.Table:
+    """The table, parts in order; an empty table where there is no part.
+
+    With `split` only the rows of that split, filtered part by part: the others are never held together.
+    """
+    found = []
+    for uri in parts(stage, name):
+        part = read_part(uri, name, columns)
+        found.append(part if split is None else part.filter(pc.equal(part["split"], split)))
     if found:
         return pa.concat_tables(found)
     schema = schemas.SCHEMAS[name]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from transformers import GenerationConfig
 
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompts import Request
@@ -17,6 +18,10 @@ def generate(policy: Policy, requests: Sequence[Request], batch: int, longest: i
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     texts = [""] * len(prompts)
     model = causal_lm(policy.model).eval()
+    # A model's own defaults (a repetition penalty, say) would change what is measured.
+    plain = GenerationConfig(
+        do_sample=False, max_new_tokens=longest, eos_token_id=prompter.end_id, pad_token_id=policy.pad_id
+    )
     with torch.inference_mode():
         for start in range(0, len(order), batch):
             here = order[start : start + batch]
@@ -29,10 +34,7 @@ def generate(policy: Policy, requests: Sequence[Request], batch: int, longest: i
             written = model.generate(
                 input_ids=ids.to(policy.device),
                 attention_mask=mask.to(policy.device),
-                max_new_tokens=longest,
-                do_sample=False,
-                eos_token_id=prompter.end_id,
-                pad_token_id=policy.pad_id,
+                generation_config=plain,
             )[:, width:].cpu()
             for row, index in enumerate(here):
                 texts[index] = _text(policy, written[row].tolist(), prompter.end_id)

@@ -14,7 +14,7 @@ from rosepo_ray.config import PolicySettings, PromptSettings
 from rosepo_ray.policy.packed import PackedBatch
 from rosepo_ray.policy.prompts import Prompter
 
-_HEAD_CHUNK = 4096  # positions whose logits are held at once: bounds memory for large vocabularies
+_LOGITS_AT_ONCE = 1 << 26  # float32 numbers (256 MiB): bounds memory for large vocabularies
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,14 @@ def token_logps(model: Any, batch: PackedBatch) -> Tensor:
         use_cache=False,
     ).last_hidden_state
     hidden_SH = hidden_BLH.flatten(0, 1)[batch.source_S]
-    if torch.is_grad_enabled() or len(hidden_SH) <= _HEAD_CHUNK:
+    rows = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+    if torch.is_grad_enabled() or len(hidden_SH) <= rows:
         return _gather(head(hidden_SH), batch.place_M, batch.target_M)
     # Without gradients the logits need not live together.
     logps_M = torch.empty(len(batch.place_M), device=hidden_SH.device)
-    for start in range(0, len(hidden_SH), _HEAD_CHUNK):
-        here = (batch.place_M >= start) & (batch.place_M < start + _HEAD_CHUNK)
-        logits = head(hidden_SH[start : start + _HEAD_CHUNK])
+    for start in range(0, len(hidden_SH), rows):
+        here = (batch.place_M >= start) & (batch.place_M < start + rows)
+        logits = head(hidden_SH[start : start + rows])
         logps_M[here] = _gather(logits, batch.place_M[here] - start, batch.target_M[here])
     return logps_M
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,12 @@ def _converted(gguf: Path) -> Path:
     fresh = LlamaForCausalLM(LlamaConfig(**values))
     fresh.load_state_dict(loaded.state_dict())
     fresh.tie_weights()
-    fresh.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    # Two processes may convert at once: each into a folder of its own, the first to rename wins.
+    with tempfile.TemporaryDirectory(dir=gguf.parent) as temporary:
+        fresh.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        with suppress(OSError):
+            Path(temporary).chmod(0o755)
+            Path(temporary).rename(folder)
+        Path(temporary).mkdir(exist_ok=True)
     return folder

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rosepo_ray.config import PolicySettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.policy import pretrained, scratch
+from rosepo_ray.policy import pretrained, scratch, self_check
 from rosepo_ray.policy.model import Policy, causal_lm
 
 _SETTINGS: TypeAdapter[Any] = TypeAdapter(PolicySettings)
@@ -26,7 +26,9 @@ def build(
         model, tokenizer = pretrained.load_base(settings)
         if settings.lora is not None:
             model = pretrained.add_lora(model, settings.lora, seed)
-        return Policy(model, tokenizer, settings, prompt)
+        policy = Policy(model, tokenizer, settings, prompt)
+        self_check.check(policy, titles)
+        return policy
     tokenizer = scratch.train_tokenizer(titles, popularity, settings.vocabulary, settings.across_words)
     model = scratch.build_model(settings, len(tokenizer), seed, tokenizer.eos_token_id, tokenizer.pad_token_id)
     return Policy(model, tokenizer, settings, prompt)

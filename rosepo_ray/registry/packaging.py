@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import rosepo_ray
@@ -120,11 +119,9 @@ def log_evidence(tracker: Tracker, *, predictions: str, data: str, split: str) -
         data: URI of the data stage's folder.
         split: the split that was judged.
     """
-    examples = tables.read(data, "examples")
-    examples = examples.filter(pc.equal(examples["split"], split))
     found: dict[str, pa.Table] = {
         "predictions": tables.read(predictions, "predictions"),
-        "examples": examples,
+        "examples": tables.read(data, "examples", split=split),
         "items": tables.read(data, "items"),
     }
     with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
+import numpy as np
 import torch
 from torch import Tensor
 
-from rosepo_ray import storage, tables
+from rosepo_ray import markers, storage, tables
 from rosepo_ray.config import Settings
-from rosepo_ray.errors import Refused
+from rosepo_ray.errors import Refused, RosepoError
 from rosepo_ray.losses import OBJECTIVES, margins
 from rosepo_ray.stages import fitting, pair_stream
 from rosepo_ray.training.loop import MicroBatch
@@ -27,7 +27,7 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     pairs = _training_ids(inputs["reject"])
     steps = -(-len(pairs) * settings.align.epochs // settings.align.batch)
     asks = settings.oracle.type != "constant" and settings.align.replay is None
-    app = f"rosepo-oracle-{Path(out).name}" if asks else None
+    app = f"rosepo-oracle-{markers.fingerprint(out)}" if asks else None
     arguments = {"settings": settings, "pairs": inputs["reject"], "data": inputs["data"], "sft": inputs["sft"]}
     arguments |= {"out": out, "app": app}
     if app is None:
@@ -42,20 +42,22 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
             fitting.run(settings, settings.align, steps, __name__, arguments, out)
         finally:
             service.stop(app)
-    smoothing = tables.read(out, "smoothing")
-    epsilon = pc.list_flatten(smoothing["epsilon"].combine_chunks())
+    smoothing = pair_stream.known_smoothing(out)
+    if smoothing.keys() != set(pairs):
+        raise RosepoError(
+            f"{len(pairs)} pairs were trained on, but {len(smoothing)} smoothing rows are stored in {out}"
+        )
     return {
         "steps": steps,
         "pairs": len(pairs),
-        "mean_epsilon": pc.mean(epsilon).as_py(),
-        "oracle_versions": sorted(set(smoothing["oracle_version"].to_pylist())),
+        "mean_epsilon": float(np.mean([value for _, epsilon, _ in smoothing.values() for value in epsilon])),
+        "oracle_versions": sorted({version for _, _, version in smoothing.values()}),
         "final": fitting.read_metrics(out)[-1],
     }
 
 
 def _training_ids(pairs: str) -> list[str]:
-    table = tables.read(pairs, "pairs", ["example_id", "split"])
-    return list(table.filter(pc.equal(table["split"], "train"))["example_id"].to_pylist())
+    return list(tables.read(pairs, "pairs", ["example_id", "split"], split="train")["example_id"].to_pylist())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,8 @@ class AlignProgram:
             self.policy = store.load(folder, trainable=True)
         self.module = PackedPolicy(self.policy.model)
         self.ids = _training_ids(pairs)
-        self.asked: list[dict[str, Any]] = []
+        self.recorded: set[str] = set()
+        self.unwritten: list[dict[str, Any]] = []
 
     def batches(self, start: int) -> Iterator[list[MicroBatch]]:
         from rosepo_ray.training.order import steps
@@ -107,11 +110,14 @@ class AlignProgram:
             for epoch in self._epochs_beginning(part.step, start):
                 self._share(part.step)
                 mine = [self.ids[index] for p in plan for e, index in p.rows if e == epoch]
-                known = pair_stream.known_smoothing(self.settings.align.replay or self.out)
+                recorded = pair_stream.known_smoothing(self.out)
+                self.recorded |= recorded.keys()
+                replayed = {} if align.replay is None else pair_stream.known_smoothing(align.replay)
+                known = replayed | recorded
                 streams[epoch] = pair_stream.rows(self.settings, self.pairs, mine, known, self.app)
             rows = [next(streams[epoch]) for epoch, _ in part.rows]
             if part.real:
-                self.asked += [row for row in rows if row["asked"]]
+                self._record(rows)
             size = align.micro_batch
             cuts = [rows[i : i + size] for i in range(0, len(rows), size)]
             yield [self._micro(cut, part.real, part.step == 0) for cut in cuts]
@@ -125,7 +131,7 @@ class AlignProgram:
 
     def _share(self, step: int) -> None:
         """Before a pass over the pairs all ranks write what they asked, so that no pair is asked again."""
-        self._write_smoothing(step)
+        self.flush(step)
         if self.world.size > 1:
             torch.distributed.barrier()
 
@@ -192,14 +198,17 @@ class AlignProgram:
                 "SFT model or prompt; make them again"
             )
 
-    def flush(self, step: int) -> None:
-        self._write_smoothing(step)
+    def _record(self, rows: list[dict[str, Any]]) -> None:
+        """Each pair's epsilon stands once in the table, however many epochs use it."""
+        fresh = [row for row in rows if row["example_id"] not in self.recorded]
+        self.unwritten += [{name: row[name] for name in _SMOOTHING} for row in fresh]
+        self.recorded |= {row["example_id"] for row in fresh}
 
-    def _write_smoothing(self, step: int) -> None:
-        if self.asked:
-            table = tables.from_rows("smoothing", [{name: row[name] for name in _SMOOTHING} for row in self.asked])
+    def flush(self, step: int) -> None:
+        if self.unwritten:
+            table = tables.from_rows("smoothing", self.unwritten)
             tables.write_part(self.out, "smoothing", f"{step:08d}-{self.world.rank}", table)
-            self.asked = []
+            self.unwritten = []
 
     def save(self, folder: Path) -> None:
         from rosepo_ray.policy import store

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rosepo_ray import storage, tables
 from rosepo_ray.config import Settings
@@ -23,9 +22,9 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     from rosepo_ray.oracle import calibration, smoothing, store
 
     oracle = store.load(storage.join(inputs["oracle"], "oracle"))
-    pairs = tables.read(inputs["reject"], "pairs", _COLUMNS)
     differences = {
-        split: _differences(oracle, pairs.filter(pc.equal(pairs["split"], split))) for split in ("train", "validation")
+        split: _differences(oracle, tables.read(inputs["reject"], "pairs", _COLUMNS, split=split))
+        for split in ("train", "validation")
     }
     judged = differences["validation"]
     temperature = calibration.fit_temperature(judged)

@@ -21,7 +21,7 @@ _ENVIRONMENT = {
 _OBJECT_STORE_BYTES = 512 << 20
 ACTOR_CPUS = 1.0
 READ_CPUS = 0.5
-ORACLE_CPUS = 0.25
+ORACLE_CPUS = 0.25  # oracle.service.REPLICA_CPUS, which is not imported here since it imports ray
 """Logical CPUs: bookkeeping that keeps a layout from waiting for itself."""
 
 
@@ -47,7 +47,8 @@ def need(settings: Settings) -> Need:
         f"= {align:g} CPUs in alignment; {cluster.actors} actor(s) x {ACTOR_CPUS:g} + {2 * READ_CPUS:g} = {actors:g} "
         "CPUs in rejection and evaluation"
     )
-    return Need(max(align, actors, 4.0), cluster.workers if cluster.use_gpu else 0, text)
+    gpus = max(cluster.workers, cluster.actors) if cluster.use_gpu else 0
+    return Need(max(align, actors, 4.0), gpus, text)
 
 
 def prepare_environment() -> None:
@@ -101,11 +102,6 @@ def _refuse_misfit(settings: Settings, wanted: Need) -> None:
         )
 
 
-def threads(settings: Settings) -> int:
-    """Torch threads per training worker."""
-    return settings.cluster.threads or max(1, cores() // settings.cluster.workers)
-
-
 def stop() -> None:
     """Leave the cluster; a local one ends with it."""
     import ray
@@ -114,5 +110,5 @@ def stop() -> None:
 
 
 def cores() -> int:
-    """Cores of this machine that torch threads are shared over."""
-    return os.cpu_count() or 1
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))

@@ -24,8 +24,7 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     from rosepo_ray.evaluation.metrics import evaluate
     from rosepo_ray.rejection.text import build_encoder
 
-    examples = tables.read(inputs["data"], "examples")
-    examples = examples.filter(pc.equal(examples["split"], settings.evaluation.split))
+    examples = tables.read(inputs["data"], "examples", split=settings.evaluation.split)
     if not examples.num_rows:
         raise BadInput(f"the {settings.evaluation.split} split has no examples, so nothing can be evaluated")
     items = tables.read(inputs["data"], "items")
@@ -95,7 +94,7 @@ def _policies(settings: Settings, data: str, policies: dict[str, str], rows: int
 
     found: dict[str, list[pa.Table]] = {model: [] for model in policies}
     line, done = progress.Line("evaluate", rows * len(policies)), 0
-    with quiet.data_context():
+    with quiet.data_context(slow_tasks=True):
         stream = (
             ray.data.from_items(tasks, override_num_blocks=len(tasks))
             .flat_map(read, num_cpus=cluster.READ_CPUS)
@@ -106,6 +105,7 @@ def _policies(settings: Settings, data: str, policies: dict[str, str], rows: int
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=settings.cluster.actors),
                 num_cpus=cluster.ACTOR_CPUS,
+                num_gpus=int(settings.cluster.use_gpu),
             )
         )
         for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -156,7 +156,7 @@ class Evaluator:
         if model != self.model:
             self.policy: Any = None  # the old one goes before the new one comes
             with storage.local_folder(storage.join(self.policies[model], "model")) as folder:
-                self.policy = store.load(folder)
+                self.policy = store.load(folder, "cuda" if self.settings.cluster.use_gpu else "cpu")
             self.model = model
             self.longest = longest_title(self.policy, list(self.title_of.values()))
 

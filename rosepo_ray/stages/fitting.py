@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from rosepo_ray import storage
 from rosepo_ray.config import FitSettings, Settings
-from rosepo_ray.errors import RosepoError
+from rosepo_ray.errors import RosepoError, original
 from rosepo_ray.stages import cluster, progress
 
 
@@ -39,6 +39,10 @@ def run(settings: Settings, fit: FitSettings, steps: int, module: str, arguments
 
     `module` names the stage module whose `program(arguments, world)` builds the :class:`Program`.
     """
+    if storage.exists(storage.join(out, "metrics.jsonl")):
+        # Trained to the end, then killed before the marker: only the tidying is missing.
+        _tidy(out)
+        return
     from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -51,7 +55,7 @@ def run(settings: Settings, fit: FitSettings, steps: int, module: str, arguments
                 "fit": fit,
                 "steps": steps,
                 "out": out,
-                "threads": cluster.threads(settings),
+                "threads": settings.cluster.threads,
                 "board": board,
             },
             scaling_config=ScalingConfig(
@@ -71,8 +75,15 @@ def run(settings: Settings, fit: FitSettings, steps: int, module: str, arguments
         try:
             trainer.fit()
         except Exception as error:
+            if original(error) is not None:
+                raise
             raise RosepoError(f"training failed after {settings.cluster.max_failures} restart(s): {error}") from error
     assemble_metrics(out)
+    _tidy(out)
+
+
+def _tidy(out: str) -> None:
+    storage.remove_folder(storage.join(out, "metrics"))
     storage.remove_folder(storage.join(out, "train"))
 
 
@@ -84,8 +95,8 @@ def _worker(config: dict[str, Any]) -> None:
     from rosepo_ray.training.world import World
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
-    torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
+    torch.set_num_threads(config["threads"] or cluster.cores() // context.get_local_world_size() or 1)
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
     program: Program = importlib.import_module(config["module"]).program(config["arguments"], world)
     program.module.to(world.device)
@@ -135,7 +146,6 @@ def assemble_metrics(out: str) -> None:
     storage.write_bytes(
         storage.join(out, "metrics.jsonl"), "".join(rows[step] + "\n" for step in sorted(rows)).encode()
     )
-    storage.remove_folder(storage.join(out, "metrics"))
 
 
 def read_metrics(out: str) -> list[dict[str, float]]:

@@ -31,8 +31,7 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     for fold in range(settings.oracle.folds):
         arguments = {"settings": settings, "data": inputs["data"], "fold": fold}
         fold_out = storage.join(out, f"fold{fold}")
-        if not storage.exists(storage.join(fold_out, "metrics.jsonl")):
-            fitting.run(settings, settings.oracle, settings.oracle.steps, __name__, arguments, fold_out)
+        fitting.run(settings, settings.oracle, settings.oracle.steps, __name__, arguments, fold_out)
     version = store.save(_assemble(settings, inputs["data"], out, item_ids), storage.join(out, "oracle"))
     final = fitting.read_metrics(storage.join(out, "fold0"))[-1]
     return {"version": version, "steps": settings.oracle.steps, "final": final}

@@ -1,8 +1,9 @@
 """The stream that feeds alignment: pairs from Parquet, in training order, each with the oracle's answer.
 
 Each training worker runs its own stream (Ray's automatic split hands blocks to the emptiest consumer, which would make
-the order depend on timing). A stream starts at the row where the worker starts, so a resumed run reads and asks only
-for what is missing.
+the order depend on timing). The rows are sorted into training order, then the oracle is asked batch by batch while the
+worker trains on the batches before, as far ahead as the object store has room. A stream starts at the row where the
+worker starts, so a resumed run asks only for what is missing.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def known_smoothing(stage: str) -> dict[str, tuple[list[str | None], list[float]
 def rows(
     settings: Settings, pairs: str, example_ids: list[str], known: dict[str, Any], app_name: str | None
 ) -> Iterator[dict[str, Any]]:
-    """The pairs called `example_ids`, in that order, as dictionaries with `epsilon`, `oracle_version` and `asked`.
+    """The pairs called `example_ids`, in that order, as dictionaries with `epsilon` and `oracle_version`.
 
     `app_name` is the Serve app of the oracle; None where epsilon is constant or everything must be in `known`.
     """
@@ -59,7 +60,7 @@ def rows(
         places = pc.index_in(batch["example_id"], value_set=ids)
         return batch.append_column("place", places.cast(pa.int64())).filter(pc.is_valid(places))
 
-    with quiet.data_context():
+    with quiet.data_context(slow_tasks=True):
         stream = (
             ray.data.read_parquet(tables.parts(pairs, "pairs"), columns=_COLUMNS, num_cpus=cluster.READ_CPUS)
             .map_batches(select, batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
@@ -109,18 +110,15 @@ class AskOracle:
         answers |= self._ask(missing) if missing else {}
         epsilon = [answers[row["example_id"]][1] for row in rows]
         versions = [answers[row["example_id"]][2] for row in rows]
-        asked = {row["example_id"] for row in missing}
-        return (
-            batch.append_column("epsilon", pa.array(epsilon, pa.list_(pa.float32())))
-            .append_column("oracle_version", pa.array(versions, pa.string()))
-            .append_column("asked", pa.array([row["example_id"] in asked for row in rows]))
+        return batch.append_column("epsilon", pa.array(epsilon, pa.list_(pa.float32()))).append_column(
+            "oracle_version", pa.array(versions, pa.string())
         )
 
     def _ask(self, missing: list[dict[str, Any]]) -> dict[str, tuple[list[str | None], list[float], str]]:
         from rosepo_ray.oracle import smoothing
 
         oracle = self.settings.oracle
-        if isinstance(oracle, ConstantOracle):
+        if isinstance(oracle, ConstantOracle) and self.settings.align.replay is None:
             label = f"constant:{oracle.epsilon:g}"
             return {
                 row["example_id"]: (row["rejected"], [oracle.epsilon] * len(row["rejected"]), label) for row in missing

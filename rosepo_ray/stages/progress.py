@@ -13,7 +13,7 @@ _POLL_SECONDS = 1.0
 
 
 class Line:
-    """One stage's progress with rate and remaining time. Off a terminal it prints nothing but its last state."""
+    """One stage's progress with rate and remaining time. Off a terminal it prints nothing."""
 
     def __init__(self, name: str, total: int) -> None:
         self.name, self.total, self.done = name, total, 0

@@ -12,13 +12,16 @@ NO_PROGRESS_SECONDS = 120  # a layout that does not fit the cluster hangs withou
 
 
 @contextmanager
-def data_context(block_bytes: int | None = None) -> Iterator[None]:
-    """Ray Data, for the length of a `with`: quiet, in order, and failing where nothing moves any more."""
+def data_context(block_bytes: int | None = None, slow_tasks: bool = False) -> Iterator[None]:
+    """Ray Data, for the length of a `with`: quiet, in order, and failing where nothing moves any more.
+
+    With `slow_tasks` there is no such failure: a task that scores with a language model may honestly take minutes.
+    """
     context = DataContext.get_current()
     wanted = {
         "enable_progress_bars": False,
         "print_on_execution_start": False,
-        "execution_no_progress_timeout_s": NO_PROGRESS_SECONDS,
+        "execution_no_progress_timeout_s": -1 if slow_tasks else NO_PROGRESS_SECONDS,
         "target_max_block_size": block_bytes or context.target_max_block_size,
     }
     before = {name: getattr(context, name) for name in wanted}

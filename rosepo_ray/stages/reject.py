@@ -32,7 +32,7 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
 
     counts = {"train": 0, "validation": 0}
     strategies: dict[str, int] = {}
-    with quiet.data_context():
+    with quiet.data_context(slow_tasks=True):
         batches = _stream(settings, inputs, rows, chosen).iter_batches(
             batch_size=4096, batch_format="pyarrow", prefetch_batches=0
         )
@@ -65,6 +65,7 @@ def _stream(settings: Settings, inputs: dict[str, str], rows: list[dict[str, Any
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=settings.cluster.actors),
             num_cpus=cluster.ACTOR_CPUS,
+            num_gpus=int(settings.cluster.use_gpu),
         )
     )
 
@@ -121,7 +122,7 @@ class Rejector:
         self.title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
         self.strategy = build(settings.rejection.strategy, Catalogue.from_table(items), settings.rejection.encoder)
         with storage.local_folder(storage.join(sft, "model")) as folder:
-            self.policy = store.load(folder)
+            self.policy = store.load(folder, "cuda" if settings.cluster.use_gpu else "cpu")
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         from rosepo_ray.policy.prompts import Request

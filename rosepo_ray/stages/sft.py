@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
-
 from rosepo_ray import storage, tables
 from rosepo_ray.config import FitSettings, Settings
 from rosepo_ray.stages import fitting
@@ -59,8 +57,7 @@ class SftProgram:
             self.windows = Windows(sequences, self.settings.data.history, self.seed)
             return
         columns = ["example_id", "history", "target", "candidates", "split"]
-        examples = tables.read(data, "examples", columns)
-        self.examples = examples.filter(pc.equal(examples["split"], "train"))
+        self.examples = tables.read(data, "examples", columns, split="train")
         self.title_of = dict(zip(self.item_ids, self.titles, strict=True))
         self.example_ids = self.examples["example_id"].to_pylist()
 

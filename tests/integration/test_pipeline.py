@@ -142,8 +142,8 @@ def test_the_summary_holds_what_a_program_reads(
     assert register.run(settings, {n: r.folder for n, r in stages.items()}, finished["run_dir"]) == mlflow
     info = {name: result.info for name, result in stages.items()}
     times = {name: {"seconds": result.seconds, "state": "run"} for name, result in stages.items()}
-    content = summary.build(info, times, mlflow, 1, finished["run_dir"])
-    summary.write(finished["run_dir"], content)
+    content = summary.build(info, times, 1, finished["run_dir"])
+    summary.write(finished["run_dir"], {**content, "mlflow": mlflow})
     found = json.loads(Path(finished["run_dir"], "summary.json").read_text())
     assert list(found["models"]) == ["popular", "oracle", "sft", "sft_longer", "aligned"]
     rows = found["models"]["sft"]["hr@1"]["rows"]

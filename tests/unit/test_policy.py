@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config, Qwen3Config
+from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, Qwen2Config, Qwen3Config
 
 from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings, ScratchPolicy
 from rosepo_ray.errors import BadInput, RosepoError
@@ -212,3 +212,14 @@ def test_sliding_windows_are_refused(policy: Policy, tmp_path: Path):
     policy.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="sliding window"):
         pretrained.load_base(PretrainedPolicy(type="pretrained", model=str(tmp_path)))
+
+
+def test_a_model_whose_forward_does_more_is_refused(policy: Policy, tmp_path: Path):
+    """Cohere scales its logits, which packed rows would silently leave out."""
+    config = CohereConfig(**SMALL, intermediate_size=48, num_key_value_heads=2, logit_scale=0.25)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    told = PretrainedPolicy(type="pretrained", model=str(tmp_path), lora=None)
+    with pytest.raises(BadInput, match="packed rows"):
+        store.build(told, PromptSettings(), TITLES, [1] * 8, seed=1)

@@ -1,0 +1,45 @@
+"""Does the packed path give this model's own log-probabilities? Asked once, before a pre-trained model is trained.
+
+Packed rows call the decoder and the head directly, with a 4-D mask and explicit positions. A model whose forward pass
+does more (scales or caps its logits), or that ignores mask or positions, would be wrong without a word.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from rosepo_ray.errors import BadInput
+from rosepo_ray.policy.model import PackedPolicy, Policy
+from rosepo_ray.policy.packed import pack
+from rosepo_ray.policy.prompts import Request
+
+TOLERANCE = 1e-2
+"""Absolute, per response; fp32 on both sides differs by about 1e-5."""
+
+
+def check(policy: Policy, titles: list[str]) -> None:
+    """Compare packed rows with plain forward passes on a few titles. Raises BadInput where they differ."""
+    prompter = policy.prompter
+    history, answers = titles[:2], [prompter.response_ids(title) for title in titles[:3]]
+    prompts = [prompter.prompt_ids(Request(history[:n], (), titles[:3])) for n in (1, 2)]
+    policy.model.eval()
+    with torch.inference_mode():
+        try:
+            packed = PackedPolicy(policy.model)(pack(prompts, [answers, answers], policy.pad_id)).tolist()
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise BadInput(
+                f"this model cannot be used with packed rows ({error}); use a Llama, Qwen or GPT-2 kind"
+            ) from error
+        plain = [_plain(policy, prompt, answer) for prompt in prompts for answer in answers]
+    worst = max(abs(a - b) for a, b in zip(packed, plain, strict=True))
+    if not worst <= TOLERANCE:
+        raise BadInput(
+            f"packed rows give this model log-probabilities that differ by {worst:.3g} from its own forward pass; its "
+            "architecture is not supported, use a Llama, Qwen or GPT-2 kind"
+        )
+
+
+def _plain(policy: Policy, prompt: list[int], answer: list[int]) -> float:
+    logits = policy.model(input_ids=torch.tensor([[*prompt, *answer]], device=policy.device)).logits[0].float()
+    logps = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    return float(logps[torch.arange(len(answer)), torch.tensor(answer)].sum())
