@@ -23,6 +23,6 @@ def set_up(run_dir: str | None) -> None:
     LOGGER.handlers = handlers
     # Ray, transformers and MLflow announce a great deal; what matters is raised.
     for name in ("ray", "ray.data", "ray.train", "ray.serve", "transformers", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(name).setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning)
