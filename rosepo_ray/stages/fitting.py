@@ -75,8 +75,9 @@ def run(settings: Settings, fit: FitSettings, steps: int, module: str, arguments
         try:
             trainer.fit()
         except Exception as error:
-            if original(error) is not None:
-                raise
+            found = original(error)
+            if found is not None:
+                raise found from error
             raise RosepoError(f"training failed after {settings.cluster.max_failures} restart(s): {error}") from error
     assemble_metrics(out)
     _tidy(out)
