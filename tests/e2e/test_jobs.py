@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -110,6 +111,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+# Client and cluster must agree on how they know each other; a token of this test's own leaves no file behind.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+
+
 @pytest.fixture
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ray head of its own process group; ended by that group alone."""
@@ -124,7 +129,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env={**os.environ, "RAY_worker_niceness": "0"},
+        env={**os.environ, **TOKEN, "RAY_worker_niceness": "0"},
     )
     try:
         for _ in range(90):
@@ -154,7 +159,7 @@ def test_the_job_runs_through_ray_job_submit(recipe: Path, cluster: str, tmp_pat
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"},
+        env={**{k: v for k, v in os.environ.items() if k != "MLFLOW_TRACKING_URI"}, **TOKEN},
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
