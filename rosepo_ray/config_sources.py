@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -104,6 +105,13 @@ def build(*layers: Mapping[str, Any]) -> Settings:
         raise BadInput(_explain(error)) from error
 
 
+def _refuse_unknown_environment() -> None:
+    known = {f"ROSEPO_{name.upper()}" for name in Settings.model_fields} | {"ROSEPO_CACHE"}
+    for name in os.environ:
+        if name.startswith("ROSEPO_") and name.split("__")[0].upper() not in known:
+            raise BadInput(f"the environment variable {name} names no setting; --help lists them all")
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaint is one sentence instead of the usage of a hundred settings."""
 
@@ -142,5 +150,6 @@ def parse(argv: Sequence[str], prog: str, description: str) -> Command:
         )()
     except (argparse.ArgumentError, SettingsError) as error:
         raise BadInput(f"the settings cannot be read ({error}); --help lists every setting") from error
+    _refuse_unknown_environment()
     given = merge(merge(read_recipe(own.recipe), environment), cli)
     return Command(build(given), own.recipe, own.dry_run, given)

@@ -43,7 +43,7 @@ def _print_plan(command: Command, run_dir: str) -> None:
 
 
 def _run(settings: Settings, run_dir: str, only: str | None) -> int:
-    from rosepo_ray import logs, pipeline, run_directory, summary
+    from rosepo_ray import logs, pipeline, preflight, run_directory, summary
     from rosepo_ray.memory import PeakMemory
     from rosepo_ray.registry import tracking
     from rosepo_ray.stages import cluster
@@ -51,6 +51,7 @@ def _run(settings: Settings, run_dir: str, only: str | None) -> int:
     with run_directory.lock(run_dir):
         # An unreachable server must be known before hours of work, not after.
         tracking.check_reachable(tracking.tracking_uri(settings.mlflow, run_dir))
+        preflight.check(settings)
         logs.set_up(run_dir)
         run_directory.record(settings, run_dir)
         logs.LOGGER.info("run directory %s", run_dir)

@@ -19,6 +19,7 @@ import yaml
 from rosepo_ray import __version__, storage
 from rosepo_ray.config import Settings
 from rosepo_ray.errors import BadInput
+from rosepo_ray.registry.redaction import redact
 
 SETTINGS = "settings.yaml"
 _MAY_CHANGE = ("run", "cluster", "mlflow", "promotion")
@@ -68,8 +69,11 @@ def _differences(stored: Any, own: Any, name: str = "") -> Iterator[str]:
 
 
 def record(settings: Settings, run_dir: str) -> None:
-    """Write the resolved settings, package versions and git revision."""
-    text = yaml.safe_dump(settings.model_dump(), sort_keys=False, allow_unicode=True)
+    """Write the resolved settings (without credentials), package versions and git revision."""
+    values = settings.model_dump()
+    if settings.mlflow.tracking_uri is not None:
+        values["mlflow"]["tracking_uri"] = redact(settings.mlflow.tracking_uri)
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     storage.write_bytes(storage.join(run_dir, SETTINGS), text.encode())
     storage.write_json(storage.join(run_dir, "versions.json"), versions())
 
@@ -93,7 +97,11 @@ def lock(run_dir: str) -> Iterator[None]:
     if "://" in run_dir:
         yield
         return
-    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(run_dir).mkdir(parents=True, exist_ok=True)
+        Path(run_dir, ".lock").touch()
+    except OSError as error:
+        raise BadInput(f"the run directory {run_dir} cannot be written ({error}); give another --run.dir") from error
     with Path(run_dir, ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,50 @@ def source_folder(settings: PretrainedPolicy) -> str:
     return str(_converted(samples.fetch(settings.model.removeprefix(SAMPLE_PREFIX))["gguf"]))
 
 
-def load_base(settings: PretrainedPolicy) -> tuple[Any, Any]:
-    """The base model in fp32 and its tokenizer. Raises BadInput where there is no such model, no end token, or where
-    the model attends through a sliding window (a packed row would not be bounded by it)."""
-    source = source_folder(settings)
+@contextmanager
+def _loading(settings: PretrainedPolicy) -> Iterator[None]:
     try:
-        config = AutoConfig.from_pretrained(source, revision=settings.revision)
-        if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
-            raise BadInput(
-                f"{settings.model} attends through a sliding window of {config.sliding_window} tokens, which packed "
-                "rows do not respect; use a model with full attention"
-            )
-        model = AutoModelForCausalLM.from_pretrained(
-            source, revision=settings.revision, dtype=torch.float32, attn_implementation="sdpa"
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision)
+        yield
     except (OSError, ValueError) as error:
         raise BadInput(
             f"policy.model '{settings.model}' cannot be loaded ({str(error).splitlines()[0]}); give a hub name that "
             "this machine can reach or a folder written by save_pretrained"
         ) from error
+
+
+def check(settings: PretrainedPolicy, longest: int) -> Any:
+    """The tokenizer of a model that can be used for prompts of `longest` tokens; loads no weights.
+
+    Raises BadInput where there is no such model or no end token, where prompts do not fit its positions, or where it
+    attends through a sliding window (packed rows would not respect it).
+    """
+    source = source_folder(settings)
+    with _loading(settings):
+        config = AutoConfig.from_pretrained(source, revision=settings.revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision)
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        raise BadInput(
+            f"{settings.model} attends through a sliding window of {config.sliding_window} tokens, which packed rows "
+            "do not respect; use a model with full attention"
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and longest >= positions:
+        raise BadInput(
+            f"prompt.max_tokens {longest} leaves no room for a title in the {positions} positions of {settings.model}; "
+            "lower it"
+        )
     if tokenizer.eos_token_id is None:
         raise BadInput(f"the tokenizer of {settings.model} has no end token (eos), which must close a title")
+    return tokenizer
+
+
+def load_base(settings: PretrainedPolicy, longest: int) -> tuple[Any, Any]:
+    """The base model in fp32 and its tokenizer. Raises BadInput as :func:`check` does."""
+    tokenizer = check(settings, longest)
+    with _loading(settings):
+        model = AutoModelForCausalLM.from_pretrained(
+            source_folder(settings), revision=settings.revision, dtype=torch.float32, attn_implementation="sdpa"
+        )
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, tokenizer

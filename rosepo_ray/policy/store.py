@@ -23,7 +23,7 @@ def build(
 ) -> Policy:
     """A policy before any training: from scratch, or a pre-trained base with fresh adapters."""
     if isinstance(settings, PretrainedPolicy):
-        model, tokenizer = pretrained.load_base(settings)
+        model, tokenizer = pretrained.load_base(settings, prompt.max_tokens)
         if settings.lora is not None:
             model = pretrained.add_lora(model, settings.lora, seed)
         policy = Policy(model, tokenizer, settings, prompt)
@@ -58,7 +58,7 @@ def load(folder: Path, device: str | torch.device = "cpu", trainable: bool = Fal
     if (Path(folder) / "adapter").is_dir():
         from peft import PeftModel
 
-        base, _ = pretrained.load_base(settings)
+        base, _ = pretrained.load_base(settings, prompt.max_tokens)
         model: Any = PeftModel.from_pretrained(base, str(Path(folder) / "adapter"), is_trainable=trainable)
     else:
         model = AutoModelForCausalLM.from_pretrained(

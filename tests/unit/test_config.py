@@ -63,6 +63,10 @@ def test_unknown_names_in_recipe_and_environment_are_refused(monkeypatch: pytest
     monkeypatch.setenv("ROSEPO_ALIGN__BETTA", "1")
     with pytest.raises(BadInput, match="betta"):
         settings()
+    monkeypatch.delenv("ROSEPO_ALIGN__BETTA")
+    monkeypatch.setenv("ROSEPO_SEEED", "1")
+    with pytest.raises(BadInput, match="ROSEPO_SEEED"):
+        settings()
 
 
 @pytest.mark.parametrize("name", recipe_names())

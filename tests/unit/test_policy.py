@@ -202,7 +202,7 @@ def test_other_families_with_lora(family: str, policy: Policy, tmp_path: Path):
 def test_what_is_no_model_is_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadInput, match=r"policy\.model"):
-        pretrained.load_base(PretrainedPolicy(type="pretrained", model=str(tmp_path / "empty")))
+        pretrained.load_base(PretrainedPolicy(type="pretrained", model=str(tmp_path / "empty")), 100)
 
 
 def test_sliding_windows_are_refused(policy: Policy, tmp_path: Path):
@@ -211,7 +211,7 @@ def test_sliding_windows_are_refused(policy: Policy, tmp_path: Path):
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
     policy.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(BadInput, match="sliding window"):
-        pretrained.load_base(PretrainedPolicy(type="pretrained", model=str(tmp_path)))
+        pretrained.load_base(PretrainedPolicy(type="pretrained", model=str(tmp_path)), 100)
 
 
 def test_a_model_whose_forward_does_more_is_refused(policy: Policy, tmp_path: Path):
@@ -223,3 +223,12 @@ def test_a_model_whose_forward_does_more_is_refused(policy: Policy, tmp_path: Pa
     told = PretrainedPolicy(type="pretrained", model=str(tmp_path), lora=None)
     with pytest.raises(BadInput, match="packed rows"):
         store.build(told, PromptSettings(), TITLES, [1] * 8, seed=1)
+
+
+def test_prompts_longer_than_the_models_positions_are_refused(policy: Policy, tmp_path: Path):
+    GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=300, n_positions=64).save_pretrained(tmp_path)
+    policy.tokenizer.save_pretrained(tmp_path)
+    told = PretrainedPolicy(type="pretrained", model=str(tmp_path))
+    pretrained.check(told, 63)
+    with pytest.raises(BadInput, match="64 positions"):
+        pretrained.check(told, 64)
