@@ -72,6 +72,7 @@ def start(settings: Settings) -> bool:
     wanted, where = need(settings), address(settings)
     if where is None:
         ray.init(
+            address="local",  # else Ray joins whatever cluster was last started by hand on this machine
             num_cpus=int(-(-wanted.cpus // 1)),
             object_store_memory=_OBJECT_STORE_BYTES,
             include_dashboard=False,

@@ -145,6 +145,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             head.wait(30)
         except subprocess.TimeoutExpired:
             os.killpg(head.pid, signal.SIGKILL)
+        # `ray start` leaves a note of its address, which plain `ray.init()` would follow to nowhere.
+        Path("/tmp/ray/ray_current_cluster").unlink(missing_ok=True)
 
 
 def test_the_job_runs_through_ray_job_submit(recipe: Path, cluster: str, tmp_path: Path):
