@@ -327,7 +327,7 @@ class EvaluationSettings(Section):
     generate: bool = True
     """Let each policy write a title freely as well."""
     batch: int = Field(64, ge=1)
-    """Examples per forward pass."""
+    """Examples per forward pass when scoring (rejection too). Larger is not faster where the logits leave the cache."""
     draws: int = Field(2000, ge=100)
     """Bootstrap draws (of users)."""
 
