@@ -14,7 +14,7 @@ from rosepo_ray import storage, tables
 from rosepo_ray.config import Settings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.seeds import derive
-from rosepo_ray.stages import cluster, quiet
+from rosepo_ray.stages import cluster, progress, quiet
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
@@ -32,9 +32,10 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
 
     counts = {"train": 0, "validation": 0}
     strategies: dict[str, int] = {}
+    line = progress.Line("reject", wanted["rows"])
     with quiet.data_context(slow_tasks=True):
         batches = _stream(settings, inputs, rows, chosen).iter_batches(
-            batch_size=4096, batch_format="pyarrow", prefetch_batches=0
+            batch_size=1024, batch_format="pyarrow", prefetch_batches=0
         )
         for number, batch in enumerate(batches):
             tables.write_part(out, "pairs", number, batch)
@@ -42,6 +43,8 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
                 counts[entry["values"]] += entry["counts"]
             for entry in pc.value_counts(pc.list_flatten(batch["strategy"].combine_chunks())).to_pylist():
                 strategies[entry["values"]] = strategies.get(entry["values"], 0) + entry["counts"]
+            line.update(sum(counts.values()))
+    line.close()
     if not counts["train"] or not counts["validation"]:
         raise BadInput(
             f"there are {counts['train']} training and {counts['validation']} validation pairs; give more data"
@@ -71,7 +74,7 @@ def _stream(settings: Settings, inputs: dict[str, str], rows: list[dict[str, Any
 
 
 def _choose(settings: Settings, data: str) -> dict[str, int]:
-    """Per split the largest hash that is taken: the examples with the smallest hashes of (seed, example_id)."""
+    """Per split the largest hash that is taken (the smallest hashes of (seed, example_id) are), and how many rows."""
     limits = {"train": settings.rejection.examples, "validation": settings.rejection.validation_examples}
     hashes: dict[str, list[np.ndarray]] = {"train": [], "validation": []}
     for uri in tables.parts(data, "examples"):
@@ -79,7 +82,7 @@ def _choose(settings: Settings, data: str) -> dict[str, int]:
         for split in hashes:
             ids = part.filter(pc.equal(part["split"], split))["example_id"].to_pylist()
             hashes[split].append(_hashes(settings.seed, ids))
-    edges = {}
+    edges, rows = {}, 0
     for split, limit in limits.items():
         found = np.concatenate(hashes[split])
         if not len(found):
@@ -87,7 +90,8 @@ def _choose(settings: Settings, data: str) -> dict[str, int]:
         edges[split] = int(
             found.max() if limit is None or limit >= len(found) else np.partition(found, limit - 1)[limit - 1]
         )
-    return edges | {"seed": settings.seed}
+        rows += len(found) if limit is None else min(limit, len(found))
+    return edges | {"seed": settings.seed, "rows": rows}
 
 
 def _hashes(seed: int, example_ids: list[str]) -> np.ndarray:
