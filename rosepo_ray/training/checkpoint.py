@@ -22,7 +22,7 @@ def save(state: State, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(trainable(state.module), folder / "weights.safetensors")
     torch.save(state.optimiser.state_dict(), folder / "optimiser.pt")
-    (folder / "position.json").write_text(json.dumps({"step": state.step, "seconds": state.seconds}))
+    (folder / "position.json").write_text(json.dumps({"step": state.step}))
 
 
 def load(state: State, folder: Path) -> None:
@@ -30,7 +30,7 @@ def load(state: State, folder: Path) -> None:
     load_weights(state.module, folder / "weights.safetensors")
     state.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True))
     position = json.loads((folder / "position.json").read_text())
-    state.step, state.seconds = position["step"], position["seconds"]
+    state.step = position["step"]
 
 
 def load_weights(module: nn.Module, file: Path) -> None:

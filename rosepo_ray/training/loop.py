@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,7 +44,6 @@ class State:
     module: nn.Module
     optimiser: torch.optim.Optimizer
     step: int = 0
-    seconds: float = field(default=0.0)
 
 
 def start(module: nn.Module, settings: FitSettings) -> State:
@@ -78,7 +77,6 @@ def fit(
         metrics = _step(model, state, micros, loss, settings, total_steps, world)
         state.step += 1
         elapsed = time.perf_counter() - began
-        state.seconds += elapsed
         metrics["wait_share"] = waited / elapsed
         metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
         metrics["step_seconds"] = elapsed
