@@ -324,6 +324,8 @@ class AlignSettings(FitSettings):
 class EvaluationSettings(Section):
     split: Literal["test", "validation"] = "test"
     """Which examples are judged. Choose hyper-parameters on validation."""
+    examples: int | None = Field(None, ge=1)
+    """Judge only this many examples of the split, chosen by hash of (data.seed, example); null judges all of them."""
     generate: bool = True
     """Let each policy write a title freely as well."""
     batch: int = Field(64, ge=1)

@@ -24,7 +24,7 @@ class Stage:
     settings: tuple[str, ...]
     wanted: Callable[[Settings], bool] = lambda settings: True
     rewrites: bool = True
-    """Start with an empty folder; training stages instead resume from the checkpoints in theirs."""
+    """Start with an empty folder. The other stages go on from what theirs holds: checkpoints, or finished units."""
 
     def run(self, settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
         module, function = ("sft", "run_longer") if self.name == "sft_longer" else (self.name, "run")
@@ -40,7 +40,7 @@ STAGES = (
     Stage("data", (), ("data",)),
     Stage("sft", ("data",), ("seed", "policy", "prompt", "sft"), rewrites=False),
     Stage("oracle", ("data",), ("seed", "oracle"), wanted=_has_oracle, rewrites=False),
-    Stage("reject", ("data", "sft"), ("seed", "rejection")),
+    Stage("reject", ("data", "sft"), ("seed", "rejection"), rewrites=False),
     Stage("calibrate", ("oracle", "reject"), ("align.epsilon_max",), wanted=_has_oracle),
     Stage("align", ("data", "sft", "reject", "calibrate"), ("seed", "oracle", "align"), rewrites=False),
     Stage(
@@ -54,6 +54,7 @@ STAGES = (
         "evaluate",
         ("data", "calibrate", "sft", "sft_longer", "align"),
         ("seed", "evaluation", "rejection.encoder"),
+        rewrites=False,
     ),
 )
 

@@ -58,8 +58,10 @@ def table(summary: dict[str, Any]) -> str:
     for model, metrics in summary["models"].items():
         cells = "".join(f"{_cell(name, metrics[name]):>{_width(name)}}" for name in _COLUMNS)
         lines.append(f"{_LABELS.get(model, model):13}" + cells)
-    rows = next(iter(summary["models"].values()))["hr@1"]["rows"]
-    lines.append(f"{rows} {summary['split']} rows; mean popularity of the true targets {summary['target_arp']:.1f}")
+    rows, split = next(iter(summary["models"].values()))["hr@1"]["rows"], summary["split"]
+    of = summary["counts"]["examples"][split]
+    judged = f"{rows} {split} rows" if rows == of else f"{rows} of {of} {split} rows"
+    lines.append(f"{judged}; mean popularity of the true targets {summary['target_arp']:.1f}")
     for name, metrics in summary["differences"].items():
         entry = metrics["hr@1"]
         lines.append(f"{name}: HR@1 {entry['value']:+.4f}{_interval(entry, '+.4f')}")

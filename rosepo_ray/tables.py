@@ -16,12 +16,16 @@ from rosepo_ray.errors import RosepoError
 
 def write_part(stage: str, name: str, part: str | int, table: pa.Table) -> str:
     """Check `table` against `SCHEMAS[name]`, write it as one part of that table, return the part's URI."""
-    label = f"{part:05d}" if isinstance(part, int) else part
     sink = io.BytesIO()
     pq.write_table(schemas.check(name, table), sink, compression="zstd")
-    uri = storage.join(stage, name, f"part-{label}.parquet")
+    uri = part_uri(stage, name, part)
     storage.write_bytes(uri, sink.getvalue())
     return uri
+
+
+def part_uri(stage: str, name: str, part: str | int) -> str:
+    label = f"{part:05d}" if isinstance(part, int) else part
+    return storage.join(stage, name, f"part-{label}.parquet")
 
 
 def parts(stage: str, name: str) -> list[str]:

@@ -111,17 +111,17 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, batch: 
     return str(info.model_uri)
 
 
-def log_evidence(tracker: Tracker, *, predictions: str, data: str, split: str) -> None:
+def log_evidence(tracker: Tracker, *, predictions: str, data: str, examples: pa.Table) -> None:
     """Log what promotion compares: the aligned model's predictions, the judged examples, and the items.
 
     Args:
         predictions: URI of the folder with the `predictions` table of the aligned model.
         data: URI of the data stage's folder.
-        split: the split that was judged.
+        examples: the rows that were judged, a table of schema `examples`.
     """
     found: dict[str, pa.Table] = {
         "predictions": tables.read(predictions, "predictions"),
-        "examples": tables.read(data, "examples", split=split),
+        "examples": examples,
         "items": tables.read(data, "items"),
     }
     with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:

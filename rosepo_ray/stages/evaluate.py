@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rosepo_ray import storage, tables
 from rosepo_ray.config import Settings
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.stages import cluster, progress, quiet
+from rosepo_ray.stages import cluster, progress, units
 
 POLICIES = ("sft", "sft_longer", "align")
 _NAMES = {"align": "aligned"}
-_BATCH = 256
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
@@ -24,7 +21,8 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     from rosepo_ray.evaluation.metrics import evaluate
     from rosepo_ray.rejection.text import build_encoder
 
-    examples = tables.read(inputs["data"], "examples", split=settings.evaluation.split)
+    choice = _choice(settings, inputs["data"])
+    examples = judged(settings, inputs["data"])
     if not examples.num_rows:
         raise BadInput(f"the {settings.evaluation.split} split has no examples, so nothing can be evaluated")
     items = tables.read(inputs["data"], "items")
@@ -34,7 +32,7 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     for name, table in predictions.items():
         tables.write_part(storage.join(out, "predictions", name), "predictions", 0, table)
     policies = {_NAMES.get(stage, stage): inputs[stage] for stage in POLICIES if stage in inputs}
-    predictions |= _policies(settings, inputs["data"], policies, examples.num_rows, out)
+    predictions |= _policies(settings, inputs["data"], policies, choice, out)
     encoder = build_encoder(settings.rejection.encoder, items["title"].to_pylist())
     sequences = tables.read(inputs["data"], "sequences")
     result = evaluate(
@@ -49,6 +47,19 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     )
     storage.write_json(storage.join(out, "evaluation.json"), result)
     return {"split": settings.evaluation.split, "rows": examples.num_rows, **result}
+
+
+def judged(settings: Settings, data: str) -> pa.Table:
+    """The examples that are judged."""
+    choice = _choice(settings, data)
+    return pa.concat_tables([choice.rows(part) for part in tables.parts(data, "examples")])
+
+
+def _choice(settings: Settings, data: str) -> units.Choice:
+    # A sample is fixed by data.seed: all training seeds share it.
+    return units.choose(
+        data, {settings.evaluation.split: settings.evaluation.examples}, settings.data.seed, "evaluation"
+    )
 
 
 def _oracle(folder: str, examples: pa.Table) -> pa.Table:
@@ -79,53 +90,36 @@ def _prediction(
     }
 
 
-def _policies(settings: Settings, data: str, policies: dict[str, str], rows: int, out: str) -> dict[str, pa.Table]:
-    """Ray Data actors go through model after model, holding one policy at a time."""
-    import ray
-
-    split = settings.evaluation.split
+def _policies(
+    settings: Settings, data: str, policies: dict[str, str], choice: units.Choice, out: str
+) -> dict[str, pa.Table]:
+    """Ray Data actors go through model after model, holding one policy at a time; units stored before are kept."""
     parts = tables.parts(data, "examples")
-    tasks = [{"model": model, "part": part} for model in policies for part in parts]
+    folders = {model: storage.join(out, "predictions", model) for model in policies}
+    planned = [unit for model in policies for unit in units.plan(data, choice, model)]
+    stored = {part for folder in folders.values() for part in tables.parts(folder, "predictions")}
+    missing = [u for u in planned if tables.part_uri(folders[u.key], "predictions", u.number) not in stored]
 
-    def read(task: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        table = tables.read_part(task["part"], "examples")
-        for row in table.filter(pc.equal(table["split"], split)).to_pylist():
-            yield {"model": task["model"], **row}
+    def read(unit: units.Unit) -> pa.Table:
+        return choice.rows(parts[unit.part])[unit.start : unit.stop]
 
-    found: dict[str, list[pa.Table]] = {model: [] for model in policies}
-    line, done = progress.Line("evaluate", rows * len(policies)), 0
-    with quiet.data_context(slow_tasks=True):
-        stream = (
-            ray.data.from_items(tasks, override_num_blocks=len(tasks))
-            .flat_map(read, num_cpus=cluster.READ_CPUS)
-            .map_batches(
-                Evaluator,
-                fn_constructor_args=(settings, data, policies),
-                batch_size=_BATCH,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=settings.cluster.actors),
-                num_cpus=cluster.ACTOR_CPUS,
-                num_gpus=int(settings.cluster.use_gpu),
+    rows = sum(unit.stop - unit.start for unit in planned)
+    with progress.counting("evaluate", rows) as line:
+        line.update(rows - sum(unit.stop - unit.start for unit in missing))
+        for unit, answers in units.run(settings, missing, read, Evaluator, (settings, data, policies)):
+            tables.write_part(folders[unit.key], "predictions", unit.number, answers)
+            line.update(line.done + answers.num_rows)
+    found = {model: tables.read(folder, "predictions") for model, folder in folders.items()}
+    for model, table in found.items():
+        if table.num_rows * len(policies) != rows:
+            raise RosepoError(
+                f"{model} answered {table.num_rows} of {rows // len(policies)} rows; remove {out} and run again"
             )
-        )
-        for batch in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for model in policies:
-                part = batch.filter(pc.equal(batch["model"], model)).drop_columns(["model"])
-                if part.num_rows:
-                    folder = storage.join(out, "predictions", model)
-                    tables.write_part(folder, "predictions", len(found[model]), part)
-                    found[model].append(part)
-            done += batch.num_rows
-            line.update(done)
-    line.close()
-    for model, pieces in found.items():
-        if (count := sum(piece.num_rows for piece in pieces)) != rows:
-            raise RosepoError(f"{model} answered {count} of {rows} rows; run again")
-    return {model: tables.read(storage.join(out, "predictions", model), "predictions") for model in policies}
+    return found
 
 
 class Evaluator:
-    """The actor: ranks candidates and writes freely with the policy that a row names."""
+    """The actor: ranks candidates and writes freely with the policy that a unit names."""
 
     def __init__(self, settings: Settings, data: str, policies: dict[str, str]) -> None:
         import torch
@@ -139,15 +133,9 @@ class Evaluator:
         self.titles = TitleIndex(self.title_of)
         self.model = ""
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        rows = batch.to_pylist()
-        answers = []
-        for model in dict.fromkeys(row["model"] for row in rows):
-            mine = [row for row in rows if row["model"] == model]
-            self._hold(model)
-            table = tables.from_rows("predictions", self._answer(mine))
-            answers.append(table.append_column("model", pa.array([model] * len(mine))))
-        return pa.concat_tables(answers)
+    def __call__(self, batch: pa.Table, key: str) -> pa.Table:
+        self._hold(key)
+        return tables.from_rows("predictions", self._answer(batch.to_pylist()))
 
     def _hold(self, model: str) -> None:
         from rosepo_ray.policy import store

@@ -41,6 +41,15 @@ class Line:
             sys.stderr.flush()
 
 
+@contextmanager
+def counting(name: str, total: int) -> Iterator[Line]:
+    line = Line(name, total)
+    try:
+        yield line
+    finally:
+        line.close()
+
+
 class _Board:
     """The actor that holds the newest step of a training run."""
 

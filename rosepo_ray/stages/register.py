@@ -9,6 +9,7 @@ from rosepo_ray.config import Settings
 from rosepo_ray.registry import packaging
 from rosepo_ray.registry.redaction import redact
 from rosepo_ray.registry.tracking import PARENT, Tracker
+from rosepo_ray.stages import evaluate
 
 
 def run(settings: Settings, inputs: dict[str, str], run_dir: str) -> dict[str, Any]:
@@ -41,7 +42,8 @@ def run(settings: Settings, inputs: dict[str, str], run_dir: str) -> dict[str, A
             tracker, policy, inputs["data"], history=settings.data.history, batch=settings.evaluation.batch
         )
         predictions = storage.join(inputs["evaluate"], "predictions", "aligned")
-        packaging.log_evidence(tracker, predictions=predictions, data=inputs["data"], split=evaluation["split"])
+        judged = evaluate.judged(settings, inputs["data"])
+        packaging.log_evidence(tracker, predictions=predictions, data=inputs["data"], examples=judged)
         packaging.register(
             tracker,
             uri,

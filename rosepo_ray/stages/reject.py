@@ -3,7 +3,6 @@ and the reference log-probabilities of chosen and rejected in the same pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,102 +11,61 @@ import pyarrow.compute as pc
 
 from rosepo_ray import storage, tables
 from rosepo_ray.config import Settings
-from rosepo_ray.errors import BadInput
-from rosepo_ray.seeds import derive
-from rosepo_ray.stages import cluster, progress, quiet
+from rosepo_ray.errors import BadInput, RosepoError
+from rosepo_ray.stages import cluster, progress, units
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     """Write `pairs` for the training examples (or a hashed subset of them) and a hashed subset of the validation ones.
 
-    Examples and exclusions are read part by part (they are partitioned by user alike), so the driver holds only ids.
+    Examples and exclusions are read part by part (they are partitioned by user alike), so the driver holds only
+    counts. Units that a killed run had stored are kept.
     """
-    import ray
+    limits = {"train": settings.rejection.examples, "validation": settings.rejection.validation_examples}
+    choice = units.choose(inputs["data"], limits, settings.seed, "pairs")
+    planned = units.plan(inputs["data"], choice)
+    stored = set(tables.parts(out, "pairs"))
+    missing = [unit for unit in planned if tables.part_uri(out, "pairs", unit.number) not in stored]
+    examples, taken = (tables.parts(inputs["data"], name) for name in ("examples", "taken"))
 
-    wanted = _choose(settings, inputs["data"])
-    parts = tables.parts(inputs["data"], "examples")
-    taken = tables.parts(inputs["data"], "taken")
-    chosen = ray.put(wanted)
-    rows = [{"examples": e, "taken": t, "part": n} for n, (e, t) in enumerate(zip(parts, taken, strict=True))]
+    def read(unit: units.Unit) -> pa.Table:
+        return _with_exclusions(choice.rows(examples[unit.part])[unit.start : unit.stop], taken[unit.part])
 
-    counts = {"train": 0, "validation": 0}
-    strategies: dict[str, int] = {}
-    line = progress.Line("reject", wanted["rows"])
-    with quiet.data_context(slow_tasks=True):
-        batches = _stream(settings, inputs, rows, chosen).iter_batches(
-            batch_size=1024, batch_format="pyarrow", prefetch_batches=0
-        )
-        for number, batch in enumerate(batches):
-            tables.write_part(out, "pairs", number, batch)
-            for entry in pc.value_counts(batch["split"]).to_pylist():
-                counts[entry["values"]] += entry["counts"]
-            for entry in pc.value_counts(pc.list_flatten(batch["strategy"].combine_chunks())).to_pylist():
-                strategies[entry["values"]] = strategies.get(entry["values"], 0) + entry["counts"]
-            line.update(sum(counts.values()))
-    line.close()
+    rows = sum(unit.stop - unit.start for unit in planned)
+    with progress.counting("reject", rows) as line:
+        line.update(rows - sum(unit.stop - unit.start for unit in missing))
+        arguments = (settings, inputs["data"], inputs["sft"])
+        for unit, pairs in units.run(settings, missing, read, Rejector, arguments):
+            tables.write_part(out, "pairs", unit.number, pairs)
+            line.update(line.done + pairs.num_rows)
+    return _counted(out, rows)
+
+
+def _counted(out: str, rows: int) -> dict[str, Any]:
+    made = tables.read(out, "pairs", ["split", "strategy"])
+    counts = {"train": 0, "validation": 0} | _count(made["split"])
     if not counts["train"] or not counts["validation"]:
         raise BadInput(
             f"there are {counts['train']} training and {counts['validation']} validation pairs; give more data"
         )
-    return {"pairs": counts, "strategies": strategies}
+    if made.num_rows != rows:
+        raise RosepoError(f"{out} holds {made.num_rows} pairs of {rows} examples; remove this folder and run again")
+    return {"pairs": counts, "strategies": _count(pc.list_flatten(made["strategy"]))}
 
 
-def _stream(settings: Settings, inputs: dict[str, str], rows: list[dict[str, Any]], chosen: Any) -> Any:
-    import ray
-
-    def read(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        yield from _read_part(row["examples"], row["taken"], ray.get(chosen))
-
-    return (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .flat_map(read, num_cpus=cluster.READ_CPUS)
-        .map_batches(
-            Rejector,
-            fn_constructor_args=(settings, inputs["data"], inputs["sft"]),
-            batch_size=256,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=settings.cluster.actors),
-            num_cpus=cluster.ACTOR_CPUS,
-            num_gpus=int(settings.cluster.use_gpu),
-        )
-    )
+def _count(values: pa.ChunkedArray) -> dict[str, int]:
+    return {entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()}
 
 
-def _choose(settings: Settings, data: str) -> dict[str, int]:
-    """Per split the largest hash that is taken (the smallest hashes of (seed, example_id) are), and how many rows."""
-    limits = {"train": settings.rejection.examples, "validation": settings.rejection.validation_examples}
-    hashes: dict[str, list[np.ndarray]] = {"train": [], "validation": []}
-    for uri in tables.parts(data, "examples"):
-        part = tables.read_part(uri, "examples", ["example_id", "split"])
-        for split in hashes:
-            ids = part.filter(pc.equal(part["split"], split))["example_id"].to_pylist()
-            hashes[split].append(_hashes(settings.seed, ids))
-    edges, rows = {}, 0
-    for split, limit in limits.items():
-        found = np.concatenate(hashes[split])
-        if not len(found):
-            raise BadInput(f"the {split} split has no examples, so no pairs can be made; give a longer log")
-        edges[split] = int(
-            found.max() if limit is None or limit >= len(found) else np.partition(found, limit - 1)[limit - 1]
-        )
-        rows += len(found) if limit is None else min(limit, len(found))
-    return edges | {"seed": settings.seed, "rows": rows}
-
-
-def _hashes(seed: int, example_ids: list[str]) -> np.ndarray:
-    return np.fromiter((derive(seed, "pairs", row) for row in example_ids), np.int64, len(example_ids))
-
-
-def _read_part(examples: str, taken: str, edges: dict[str, int]) -> Iterator[dict[str, Any]]:
-    table = tables.read_part(examples, "examples")
-    hashes = _hashes(edges["seed"], table["example_id"].to_pylist())
-    limits = np.array([edges.get(split, -1) for split in table["split"].to_pylist()])
-    table = table.filter(pa.array(hashes <= limits))
+def _with_exclusions(rows: pa.Table, taken: str) -> pa.Table:
+    """`rows` with `excluded`: items that must not be drawn as rejected."""
     touched = {row["user_id"]: row for row in tables.read_part(taken, "taken").to_pylist()}
-    for row in table.to_pylist():
-        mine = touched[row["user_id"]]
-        # Training negatives may not avoid the future (a leak); validation ones avoid the whole log.
-        yield {**row, "excluded": mine["training"] if row["split"] == "train" else mine["whole"]}
+    # Training negatives may not avoid the future (a leak); validation ones avoid the whole log.
+    excluded = [
+        touched[user]["training" if split == "train" else "whole"]
+        for user, split in zip(rows["user_id"].to_pylist(), rows["split"].to_pylist(), strict=True)
+    ]
+    return rows.append_column("excluded", pa.array(excluded, pa.list_(pa.string())))
 
 
 class Rejector:
@@ -128,7 +86,7 @@ class Rejector:
         with storage.local_folder(storage.join(sft, "model")) as folder:
             self.policy = store.load(folder, "cuda" if settings.cluster.use_gpu else "cpu")
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
+    def __call__(self, batch: pa.Table, key: str) -> pa.Table:
         from rosepo_ray.policy.prompts import Request
         from rosepo_ray.policy.scoring import score
         from rosepo_ray.rejection import RejectionRow

@@ -70,7 +70,9 @@ def make_run(root: Path, name: str, tops: list[str] | None, protocol: str = "pro
         examples.append({**examples[0], "example_id": "v:1", "split": "validation"})
         tables.write_part(data, "examples", 0, tables.from_rows("examples", examples))
         tables.write_part(evaluation, "predictions", 0, tables.from_rows("predictions", predictions))
-        packaging.log_evidence(tracker, predictions=evaluation, data=data, split="test")
+        packaging.log_evidence(
+            tracker, predictions=evaluation, data=data, examples=tables.read(data, "examples", split="test")
+        )
     packaging.register(
         tracker,
         uri,

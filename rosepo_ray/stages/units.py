@@ -1,0 +1,147 @@
+"""Units of work: short runs of rows of `examples` that one actor scores together.
+
+Which rows make a unit is fixed by the table and the seed alone, and a finished unit is one stored part. So neither the
+number of actors nor the size of blocks can change a result, and a stage that was killed goes on with the units that it
+has not stored yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rosepo_ray import tables
+from rosepo_ray.config import Settings
+from rosepo_ray.seeds import derive
+from rosepo_ray.stages import cluster, quiet
+
+ROWS = 256
+"""Rows of a unit at most: what a kill can cost each actor."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The rows of `examples` to score: of each split those whose hash of (seed, purpose, example_id) is at most its
+    edge, which takes as many as were asked for."""
+
+    purpose: str
+    seed: int
+    edges: dict[str, int]
+
+    def rows(self, part: str) -> pa.Table:
+        """The chosen rows of one part of `examples`, in its order."""
+        table = tables.read_part(part, "examples")
+        return table.filter(pa.array(self._mask(table)))
+
+    def _mask(self, table: pa.Table) -> np.ndarray:
+        edges = np.array([self.edges.get(split, -1) for split in table["split"].to_pylist()], np.int64)
+        mask = edges >= 0
+        if mask.any():
+            ids = table.filter(pa.array(mask))["example_id"].to_pylist()
+            mask[mask] = _hashes(self.seed, self.purpose, ids) <= edges[mask]
+        return mask
+
+
+def _hashes(seed: int, purpose: str, example_ids: Sequence[str]) -> np.ndarray:
+    return np.fromiter((derive(seed, purpose, row) for row in example_ids), np.int64, len(example_ids))
+
+
+def choose(data: str, limits: Mapping[str, int | None], seed: int, purpose: str) -> Choice:
+    """Up to `limits[split]` rows of each split (None: all of them), the ones with the smallest hashes."""
+    edges = {split: int(np.iinfo(np.int64).max) for split in limits}
+    for split, limit in limits.items():
+        if limit is None:
+            continue
+        found = [np.empty(0, np.int64)]
+        for part in tables.parts(data, "examples"):
+            ids = tables.read_part(part, "examples", ["example_id", "split"])
+            mine = ids.filter(pc.equal(ids["split"], split))["example_id"].to_pylist()
+            found.append(_hashes(seed, purpose, mine))
+        hashes = np.concatenate(found)
+        if limit < len(hashes):
+            edges[split] = int(np.partition(hashes, limit - 1)[limit - 1])
+    return Choice(purpose, seed, edges)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows [start, stop) of the chosen rows of part number `part`; `key` says for what (a model, or nothing)."""
+
+    number: int
+    part: int
+    start: int
+    stop: int
+    key: str = ""
+
+
+def plan(data: str, choice: Choice, key: str = "") -> list[Unit]:
+    """All units of a choice, in the order of the table; no unit spans two parts."""
+    units: list[Unit] = []
+    for number, part in enumerate(tables.parts(data, "examples")):
+        rows = choice.rows(part).num_rows
+        units += [
+            Unit(len(units) + n, number, start, min(start + ROWS, rows), key)
+            for n, start in enumerate(range(0, rows, ROWS))
+        ]
+    return units
+
+
+def run(
+    settings: Settings,
+    units: Sequence[Unit],
+    read: Callable[[Unit], pa.Table],
+    actor: type,
+    arguments: tuple[Any, ...],
+) -> Iterator[tuple[Unit, pa.Table]]:
+    """Each unit with what `actor(*arguments)` makes of it, on Ray Data actors, in order.
+
+    `read(unit)` gives the rows on whatever node has room; the actor is called as `actor(rows, key)`.
+    """
+    import ray
+
+    if not units:
+        return
+    shared = ray.put((list(units), read))
+
+    def load(batch: pa.Table) -> pa.Table:
+        known, fetch = ray.get(shared)
+        index = batch["index"][0].as_py()
+        rows = fetch(known[index])
+        return rows.append_column("index", pa.array(np.full(rows.num_rows, index)))
+
+    with quiet.data_context(slow_tasks=True):
+        stream = (
+            # One block a unit all the way: a task that runs again makes the same rows.
+            ray.data.from_items([{"index": n} for n in range(len(units))], override_num_blocks=len(units))
+            .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
+            .map_batches(
+                _OneUnit,
+                fn_constructor_args=(actor, arguments, [unit.key for unit in units]),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=min(settings.cluster.actors, len(units))),
+                num_cpus=cluster.ACTOR_CPUS,
+                num_gpus=int(settings.cluster.use_gpu),
+            )
+        )
+        for block in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            indices = pc.unique(block["index"]).to_pylist()
+            for index in indices:
+                yield units[index], block.filter(pc.equal(block["index"], index)).drop_columns(["index"])
+
+
+class _OneUnit:
+    """What Ray Data starts: holds the stage's actor and hands it one unit after the other."""
+
+    def __init__(self, actor: type, arguments: tuple[Any, ...], keys: list[str]) -> None:
+        self.scorer, self.keys = actor(*arguments), keys
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        index = block["index"][0].as_py()
+        answer = self.scorer(block.drop_columns(["index"]), self.keys[index])
+        return answer.append_column("index", pa.array(np.full(answer.num_rows, index)))
