@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 
 class RosepoError(Exception):
     """Root of every error that this project raises on purpose. Jobs exit with `exit_code`."""
 
     exit_code = 1
-
-
-def original(error: BaseException) -> RosepoError | None:
-    """The RosepoError inside what Ray wrapped around it on the way from a worker, or None."""
-    waiting, seen = [error], set()
-    while waiting:
-        here = waiting.pop(0)
-        if isinstance(here, RosepoError):
-            return here
-        seen.add(id(here))
-        inner = [here.__cause__, here.__context__, getattr(here, "cause", None)]
-        inner += list(getattr(here, "worker_failures", {}).values())
-        waiting += [e for e in inner if isinstance(e, BaseException) and id(e) not in seen]
-    return None
+    stage: str | None = None
+    """The stage that it ended, set by the pipeline."""
+    ray_logs: str | None = None
+    """Folder of Ray's own logs, set by the pipeline where they may tell more than the run's log."""
 
 
 class BadInput(RosepoError):
@@ -33,3 +28,61 @@ class Refused(RosepoError):
     """The work was understood and declined: a gate failed or a check found an unsafe state."""
 
     exit_code = 3
+
+
+class NoSpace(RosepoError):
+    """A disk is full. Unlike after BadInput, the same command continues once there is space."""
+
+    exit_code = 2
+
+
+class Stopped(RosepoError):
+    """Stopped on request (SIGTERM); state is kept."""
+
+    exit_code = 143
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """`error` and everything inside it, nearest first: causes, contexts, and what Ray wrapped on the way from a
+    worker."""
+    waiting, seen = [error], {id(error)}
+    while waiting:
+        here = waiting.pop(0)
+        yield here
+        inner = [here.__cause__, here.__context__, *_wrapped(here)]
+        for found in inner:
+            if isinstance(found, BaseException) and id(found) not in seen:
+                seen.add(id(found))
+                waiting.append(found)
+
+
+def original(error: BaseException) -> RosepoError | None:
+    """The RosepoError inside what Ray wrapped around it on the way from a worker, or None."""
+    return next((found for found in chain(error) if isinstance(found, RosepoError)), None)
+
+
+def short(error: BaseException, width: int = 300) -> str:
+    """`Type: message` on one line. Ray's exceptions carry pages of text: what they wrap speaks in their place."""
+    here, seen = error, {id(error)}
+    while type(here).__module__.partition(".")[0] == "ray":
+        inner = [found for found in (*_wrapped(here), here.__cause__) if isinstance(found, BaseException)]
+        if not inner or id(inner[0]) in seen:
+            break
+        here = inner[0]
+        seen.add(id(here))
+    if isinstance(here, RosepoError):
+        return clip(str(here), width)
+    text = " ".join(str(here).split())
+    return clip(f"{type(here).__name__}: {text}" if text else type(here).__name__, width)
+
+
+def clip(text: str, width: int) -> str:
+    """The text on one line and not longer than `width`."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 2].rstrip() + " …"
+
+
+def _wrapped(error: BaseException) -> list[object]:
+    """What Ray keeps beside `__cause__`: a task's cause, a training worker's or the controller's failure."""
+    workers = list(getattr(error, "worker_failures", {}).values())
+    return [*workers, *(getattr(error, name, None) for name in ("controller_failure", "_base_exc", "cause"))]

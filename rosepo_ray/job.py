@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +12,16 @@ import yaml
 
 from rosepo_ray.config import Settings
 from rosepo_ray.config_sources import Command, parse
-from rosepo_ray.errors import RosepoError
+from rosepo_ray.errors import INTERRUPTED, NoSpace, RosepoError
 
 
 def main(argv: Sequence[str], name: str, description: str, only: str | None = None) -> int:
-    """Run the pipeline, or `only` one of its stages; returns the exit code (2: the input cannot work)."""
+    """Run the pipeline, or `only` one of its stages; returns the exit code (2: the input cannot work).
+
+    What fails before the run directory exists is one sentence; later failures also name the log and what continues.
+    """
+    from rosepo_ray import disk
+
     try:
         command = parse(argv, f"jobs/{name}.py", description)
         from rosepo_ray import run_directory
@@ -28,6 +35,14 @@ def main(argv: Sequence[str], name: str, description: str, only: str | None = No
     except RosepoError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if not disk.is_full(error):
+            raise  # there is no log yet: the traceback is all there is
+        print(f"error: {disk.no_space([os.getcwd(), tempfile.gettempdir()])}", file=sys.stderr)
+        return NoSpace.exit_code
+    except KeyboardInterrupt:
+        print("error: interrupted before the run began", file=sys.stderr)
+        return INTERRUPTED
 
 
 def _print_plan(command: Command, run_dir: str) -> None:
@@ -39,41 +54,59 @@ def _print_plan(command: Command, run_dir: str) -> None:
     for step in pipeline.plan(command.settings, run_dir):
         print(f"  {step.stage.name:10} {'done' if step.done else 'to do'}")
     wanted = cluster.need(command.settings)
+    if cluster.address(command.settings) is not None:
+        cluster.start(command.settings)  # refuses a layout that does not fit
+        cluster.stop()
     print(f"resources: {wanted.cpus:g} CPUs, {wanted.gpus} GPUs ({wanted.sum})")
 
 
 def _run(settings: Settings, run_dir: str, only: str | None) -> int:
-    from rosepo_ray import logs, pipeline, preflight, run_directory, summary
-    from rosepo_ray.memory import PeakMemory
+    from rosepo_ray import diagnosis, disk, logs, preflight, run_directory
     from rosepo_ray.registry import tracking
     from rosepo_ray.stages import cluster
 
-    with run_directory.lock(run_dir):
-        # An unreachable server must be known before hours of work, not after.
-        tracking.check_reachable(tracking.tracking_uri(settings.mlflow, run_dir))
-        preflight.check(settings)
-        logs.set_up(run_dir)
-        run_directory.record(settings, run_dir)
-        logs.LOGGER.info("run directory %s", run_dir)
-        with PeakMemory() as memory:
+    # What can be known now must not be known after hours of work; until here nothing is written.
+    disk.check(run_dir, disk.MINIMUM_BYTES)
+    tracking.check_reachable(tracking.tracking_uri(settings.mlflow, run_dir))
+    preflight.check(settings)
+    shared = cluster.address(settings) is not None
+    if shared:
+        cluster.start(settings)  # refuses a layout that does not fit; a cluster of one's own always does
+    with run_directory.lock(run_dir), logs.run_log(run_dir, settings.run.log):
+        try:
+            return _work(settings, run_dir, only, shared)
+        except BaseException as error:
+            return diagnosis.report(error, settings, run_dir, only)
+
+
+def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -> int:
+    from rosepo_ray import logs, pipeline, run_directory, summary, termination
+    from rosepo_ray.memory import PeakMemory
+    from rosepo_ray.stages import cluster
+
+    run_directory.record(settings, run_dir)
+    logs.LOGGER.info("run directory %s", run_dir)
+    with PeakMemory() as memory:
+        if not connected:
             cluster.start(settings)
-            try:
+        try:
+            with termination.handled():  # only now: connecting, Ray has put a handler of its own in place
                 finished = pipeline.run(settings, run_dir, only)
-            finally:
-                cluster.stop()
-            if only is not None:
-                print(yaml.safe_dump({only: finished[only].info}, sort_keys=False, allow_unicode=True))
-                print(run_dir)
-                return 0
-        stages = {
-            name: {"seconds": round(result.seconds, 1), "state": "skipped" if result.skipped else "run"}
-            for name, result in finished.items()
-        }
-        info = {name: result.info for name, result in finished.items()}
-        content = summary.build(info, stages, memory.peak, run_dir)
-        summary.write(run_dir, content)  # before MLflow: a server that fails now costs no result
-        mlflow = _register(settings, run_dir, finished)
-        summary.write(run_dir, {**content, "mlflow": mlflow})
+        finally:
+            cluster.stop()
+    if only is not None:
+        print(yaml.safe_dump({only: finished[only].info}, sort_keys=False, allow_unicode=True))
+        print(run_dir)
+        return 0
+    stages = {
+        name: {"seconds": round(result.seconds, 1), "state": "skipped" if result.skipped else "run"}
+        for name, result in finished.items()
+    }
+    info = {name: result.info for name, result in finished.items()}
+    content = summary.build(info, stages, memory.peak, run_dir)
+    summary.write(run_dir, content)  # before MLflow: a server that fails now costs no result
+    mlflow = _register(settings, run_dir, finished)
+    summary.write(run_dir, {**content, "mlflow": mlflow})
     print(summary.table(content))
     model = f"{mlflow['model']} version {mlflow['version']}, alias challenger"
     print(f"MLflow run {mlflow['run_id']} at {mlflow['tracking_uri']}; {model}")

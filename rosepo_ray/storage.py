@@ -16,6 +16,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from rosepo_ray.disk import guarded
 from rosepo_ray.errors import BadInput
 
 
@@ -60,17 +61,32 @@ def read_bytes(uri: str) -> bytes:
 
 
 def write_bytes(uri: str, content: bytes) -> None:
-    """Write one whole file; on a local disk through a temporary name, so that no reader sees half of it."""
-    system, path = filesystem(uri)
-    if isinstance(system, fs.LocalFileSystem):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=Path(path).parent, prefix=".tmp-", delete=False) as stream:
-            stream.write(content)
-        Path(stream.name).chmod(0o644)
-        Path(stream.name).replace(path)
-        return
-    with system.open_output_stream(path) as stream:
+    """Write one whole file; on a local disk through a temporary name, so that no reader sees half of it.
+
+    Raises NoSpace where the disk is full; the temporary file is gone then and what was there before stays.
+    """
+    with _writing(*filesystem(uri)) as stream:
         stream.write(content)
+
+
+@contextmanager
+def _writing(system: fs.FileSystem, path: str) -> Iterator[Any]:
+    if not isinstance(system, fs.LocalFileSystem):
+        with system.open_output_stream(path) as stream:
+            yield stream
+        return
+    folder = Path(path).parent
+    with guarded(str(folder)):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".tmp-", delete=False) as stream:
+            try:
+                yield stream
+                stream.flush()  # a full disk may show only now
+                Path(stream.name).chmod(0o644)
+                Path(stream.name).replace(path)
+            except BaseException:
+                Path(stream.name).unlink(missing_ok=True)
+                raise
 
 
 def read_json(uri: str) -> Any:
@@ -96,14 +112,18 @@ def remove_folder(uri: str) -> None:
         system.delete_dir(path)
 
 
+def remove_file(uri: str) -> None:
+    system, path = filesystem(uri)
+    if system.get_file_info(path).type == fs.FileType.File:
+        system.delete_file(path)
+
+
 def upload_folder(local: Path, uri: str) -> None:
     """Copy every file below the local folder to `uri`."""
     system, path = filesystem(uri)
     for source in sorted(p for p in local.rglob("*") if p.is_file()):
         target = f"{path.rstrip('/')}/{source.relative_to(local).as_posix()}"
-        if isinstance(system, fs.LocalFileSystem):
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-        with source.open("rb") as reader, system.open_output_stream(target) as writer:
+        with source.open("rb") as reader, _writing(system, target) as writer:
             shutil.copyfileobj(reader, writer)
 
 
