@@ -1,25 +1,44 @@
 """Every setting of a run, validated. The docstring below a field is its help text.
 
 Imports neither torch nor ray, so that `--help` and `--dry-run` answer at once. How the values are gathered (recipe,
-environment, command line) is in `config_sources.py`.
+environment, command line) is in `config_sources.py`, which settings have no effect beside others in
+`config_effects.py`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import codecs
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_no_switches(cls, values: Any) -> Any:
+        """Python counts `true` as 1; in a recipe it is a slip."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None:
+                kinds = get_args(field.annotation) or (field.annotation,)
+                if bool not in kinds and (int in kinds or float in kinds):
+                    raise ValueError(f"{name} is {str(value).lower()}, but a number is needed")
+        return values
 
 
 class RunSettings(Section):
     dir: str | None = None
     """Run directory (path or URI). Default: a fresh one under runs/. The same directory again resumes the run."""
+    log: Literal["human", "json"] = "human"
+    """Lines of the terminal and of run.log: for people, or one JSON object a line."""
+    grace_seconds: float = Field(25.0, gt=0)
+    """After SIGTERM or Ctrl-C, how long training may take for a checkpoint before the job ends anyway."""
 
 
 class Columns(Section):
@@ -36,6 +55,20 @@ class Columns(Section):
     title: str = "title"
     """Column with the item's title, in the items file."""
 
+    @model_validator(mode="after")
+    def _distinct(self) -> Columns:
+        names = {role: getattr(self, role) for role in ("user", "item", "time", "rating") if getattr(self, role)}
+        for role, name in names.items():
+            if doubled := [other for other in names if other != role and names[other] == name]:
+                raise ValueError(
+                    f"data.columns.{role} and data.columns.{doubled[0]} both name the column '{name}'; each needs one "
+                    "of its own" + (", or null for the one that the log lacks" if doubled[0] in _OPTIONAL else "")
+                )
+        return self
+
+
+_OPTIONAL = ("time", "rating")
+
 
 class DataSettings(Section):
     sample: Literal["movielens-100k", "none"] = "movielens-100k"
@@ -45,6 +78,13 @@ class DataSettings(Section):
     items: str | None = None
     """Items with their titles: Parquet, CSV, TSV, JSONL or RecBole .item files."""
     columns: Columns = Columns()
+    encoding: str = "utf-8"
+    """Encoding of the text files (log and items), for example latin-1."""
+    on_bad_row: Literal["fail", "drop"] = "fail"
+    """Rows of the log that cannot be read: refuse the log, or leave them out, counted and listed in the table
+    `dropped`."""
+    on_unknown_item: Literal["drop", "fail"] = "drop"
+    """Interactions with an item that the items file lacks: leave them out, counted, or refuse the log."""
     min_rating: float | None = None
     """Keep only interactions with at least this rating as taken; negatives still avoid the others."""
     split: Literal["auto", "time", "last_two"] = "auto"
@@ -56,6 +96,27 @@ class DataSettings(Section):
     """Size of the candidate set: the target and uniformly drawn others."""
     seed: int = 0
     """Seed of the candidates; part of the protocol, unlike `seed`."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str) -> str:
+        """The encoding under Python's name for it, so that two spellings are one setting."""
+        try:
+            "".encode(name)
+            return codecs.lookup(name).name
+        except LookupError as error:
+            raise ValueError(
+                f"'{name}' is no text encoding that Python knows; give one such as latin-1 or cp1252"
+            ) from error
+
+    @model_validator(mode="after")
+    def _ratings_known(self) -> DataSettings:
+        if self.min_rating is not None and self.columns.rating is None:
+            raise ValueError(
+                f"data.min_rating {self.min_rating:g} needs ratings, but data.columns.rating is null; name the column, "
+                "or set --data.min_rating null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> DataSettings:
@@ -118,6 +179,12 @@ class PretrainedPolicy(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
 
+    @field_validator("model")
+    @classmethod
+    def _absolute(cls, model: str) -> str:
+        """A folder as an absolute path, since workers run in another directory."""
+        return str(Path(model).absolute()) if Path(model).is_dir() else model
+
 
 PolicySettings = Annotated[ScratchPolicy | PretrainedPolicy, Field(discriminator="type")]
 
@@ -129,14 +196,6 @@ class PromptSettings(Section):
     """Show the candidate titles in the prompt (instruction only)."""
     max_tokens: int = Field(448, ge=16)
     """Longest prompt; a longer one loses its oldest history items first."""
-
-    @model_validator(mode="after")
-    def _candidates_need_words(self) -> PromptSettings:
-        if self.list_candidates and self.template == "titles":
-            raise ValueError(
-                "prompt.list_candidates has no effect with prompt.template titles; use prompt.template instruction"
-            )
-        return self
 
 
 class FitSettings(Section):
@@ -224,12 +283,6 @@ class SelfHard(Section):
     temperature: float = Field(1.0, gt=0)
     """Temperature of `sample`."""
 
-    @model_validator(mode="after")
-    def _temperature_used(self) -> SelfHard:
-        if self.pick == "argmax" and "temperature" in self.model_fields_set:
-            raise ValueError("rejection.strategy.temperature has no effect with pick argmax; set pick sample")
-        return self
-
 
 class Semantic(Section):
     """The item never taken whose title reads most like the history (against semantic hallucination)."""
@@ -314,12 +367,6 @@ class AlignSettings(FitSettings):
     replay: str | None = None
     """Folder of an earlier alignment stage whose smoothing table gives every epsilon; the oracle is not asked."""
 
-    @model_validator(mode="after")
-    def _bound_used(self) -> AlignSettings:
-        if self.replay is not None and "epsilon_max" in self.model_fields_set:
-            raise ValueError("align.epsilon_max has no effect with align.replay, whose table holds every epsilon")
-        return self
-
 
 class EvaluationSettings(Section):
     split: Literal["test", "validation"] = "test"
@@ -403,23 +450,41 @@ class Settings(Section):
             raise ValueError(
                 f"sft.dense needs prompt.template titles, but it is {self.prompt.template}; set sft.dense false"
             )
-        if self.oracle.type == "constant" and "epsilon_max" in self.align.model_fields_set:
-            raise ValueError("align.epsilon_max has no effect with oracle.type constant; set oracle.epsilon instead")
         bound = self.oracle.epsilon if self.oracle.type == "constant" else self.align.epsilon_max
-        if self.align.objective.type == "robust" and bound > 0.4:
+        if self.align.objective.type == "robust" and bound > 0.4 and self.align.replay is None:
             name = "oracle.epsilon" if self.oracle.type == "constant" else "align.epsilon_max"
             raise ValueError(
                 f"{name} {bound} with align.objective robust divides by 1-2e near 0; set it to 0.4 or less"
-            )
-        pool = self.data.candidates - 1
-        if self.rejection.strategy.type in ("self_hard", "uniform") and self.rejection.k > pool:
-            raise ValueError(
-                f"rejection.k {self.rejection.k} asks for more distinct wrong candidates than data.candidates leaves "
-                f"({pool}); lower it"
             )
         if self.policy.type == "scratch" and self.prompt.max_tokens >= self.policy.max_tokens:
             raise ValueError(
                 f"prompt.max_tokens {self.prompt.max_tokens} leaves no room for a title in policy.max_tokens "
                 f"{self.policy.max_tokens}; lower the one or raise the other"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> Settings:
+        strategy, pool = self.rejection.strategy, self.data.candidates - 1
+        from_catalogue = strategy.type in ("semantic", "popularity") or (
+            isinstance(strategy, Mix) and strategy.semantic + strategy.popularity > 0
+        )
+        if not from_catalogue and self.rejection.k > pool:
+            raise ValueError(
+                f"rejection.k {self.rejection.k} asks for more distinct wrong candidates than data.candidates leaves "
+                f"({pool}); lower it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rows_for_every_worker(self) -> Settings:
+        batches = {"sft.batch": self.sft.batch, "align.batch": self.align.batch}
+        if self.oracle.type == "sasrec":
+            batches["oracle.batch"] = self.oracle.batch
+        for name, batch in batches.items():
+            if batch < self.cluster.workers:
+                raise ValueError(
+                    f"cluster.workers {self.cluster.workers} share the {batch} rows of a step ({name}), so some would "
+                    "never have one; lower the one or raise the other"
+                )
         return self

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-import importlib.util
-
+from rosepo_ray import tables
 from rosepo_ray.config import PretrainedPolicy, Settings
 from rosepo_ray.errors import BadInput
+from rosepo_ray.stages import cluster
 
 
 def check(settings: Settings) -> None:
-    """Raises BadInput where the encoder or the pre-trained model cannot be used. Fetches and converts a sample model,
-    so that no two workers do it at once."""
-    if settings.rejection.encoder != "tfidf" and importlib.util.find_spec("sentence_transformers") is None:
+    """Raises BadInput where machine, table to replay, text encoder or pre-trained model cannot be used."""
+    _check_machine(settings)
+    if settings.align.replay is not None and not tables.parts(settings.align.replay, "smoothing"):
         raise BadInput(
-            f"rejection.encoder {settings.rejection.encoder} needs sentence-transformers; pip install "
-            "'rosepo_ray[semantic]', or use tfidf"
+            f"align.replay '{settings.align.replay}' holds no smoothing table; give the folder of an alignment stage "
+            "(RUN/align/FINGERPRINT)"
         )
-    if isinstance(settings.policy, PretrainedPolicy):
-        from rosepo_ray.policy import pretrained
+    if settings.rejection.encoder != "tfidf":
+        from rosepo_ray.rejection.text import build_encoder
 
-        pretrained.check(settings.policy, settings.prompt.max_tokens)
+        build_encoder(settings.rejection.encoder, ())
+    if isinstance(settings.policy, PretrainedPolicy):
+        from rosepo_ray.policy import usable
+
+        usable.check(settings.policy, settings.prompt.max_tokens)
+
+
+def _check_machine(settings: Settings) -> None:
+    """A run that starts its own cluster has what this machine has."""
+    if cluster.address(settings) is not None:
+        return
+    if settings.cluster.autoscaling:
+        raise BadInput(
+            "cluster.autoscaling has no effect without a cluster to join; give cluster.address or RAY_ADDRESS, or "
+            "leave it out"
+        )
+    if settings.cluster.use_gpu:
+        import torch
+
+        wanted, there = cluster.need(settings).gpus, torch.cuda.device_count()
+        if there < wanted:
+            raise BadInput(
+                f"cluster.use_gpu needs {wanted} GPU(s) for {settings.cluster.workers} training worker(s) and "
+                f"{settings.cluster.actors} actor(s), this machine has {there}; give cluster.address, lower "
+                "cluster.workers and cluster.actors, or set cluster.use_gpu false"
+            )

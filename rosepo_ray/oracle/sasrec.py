@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from rosepo_ray.errors import BadInput
 from rosepo_ray.oracle.row_dropout import row_dropout
 from rosepo_ray.seeds import derive
 
@@ -34,10 +33,6 @@ class Shape:
     layers: int
     heads: int
     dropout: float
-
-    def __post_init__(self) -> None:
-        if self.hidden % self.heads:
-            raise BadInput(f"oracle.hidden {self.hidden} is no multiple of oracle.heads {self.heads}; change one")
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

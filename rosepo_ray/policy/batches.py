@@ -15,9 +15,11 @@ from rosepo_ray.training.loop import MicroBatch
 def dense(policy: Policy, windows: Sequence[Sequence[str]], row_ids: list[str], real: bool) -> MicroBatch:
     """Windows of titles, oldest first: the loss falls on every title but the first, each seeing all before it.
 
-    `count` is the number of response tokens.
+    A window loses its oldest titles as a prompt does (:meth:`Prompter.latest`). `count` is the number of response
+    tokens.
     """
     prompter = policy.prompter
+    windows = [[*prompter.latest(window[:-1]), window[-1]] for window in windows]
     prompts = [prompter.prompt_ids(Request(window[:1])) for window in windows]
     answers = [[prompter.response_ids(title) for title in window[1:]] for window in windows]
     return _micro(chain(prompts, answers, policy.pad_id), row_ids, real)

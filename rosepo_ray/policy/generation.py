@@ -37,13 +37,10 @@ def generate(policy: Policy, requests: Sequence[Request], batch: int, longest: i
                 generation_config=plain,
             )[:, width:].cpu()
             for row, index in enumerate(here):
-                texts[index] = _text(policy, written[row].tolist(), prompter.end_id)
+                tokens = written[row].tolist()
+                end = tokens.index(prompter.end_id) if prompter.end_id in tokens else len(tokens)
+                texts[index] = prompter.written(tokens[:end])
     return texts
-
-
-def _text(policy: Policy, ids: list[int], end_id: int) -> str:
-    kept = ids[: ids.index(end_id)] if end_id in ids else ids
-    return str(policy.tokenizer.decode(kept, clean_up_tokenization_spaces=False)).strip()
 
 
 def longest_title(policy: Policy, titles: Sequence[str]) -> int:

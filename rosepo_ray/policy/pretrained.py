@@ -21,37 +21,67 @@ SAMPLE_PREFIX = "sample:"
 def source_folder(settings: PretrainedPolicy) -> str:
     """What transformers loads: the hub name or folder, or the folder of the converted sample."""
     if not settings.model.startswith(SAMPLE_PREFIX):
-        return settings.model
+        return str(Path(settings.model).expanduser()) if settings.model.startswith("~") else settings.model
     from rosepo_ray.data import samples
 
     return str(_converted(samples.fetch(settings.model.removeprefix(SAMPLE_PREFIX))["gguf"]))
 
 
 @contextmanager
-def _loading(settings: PretrainedPolicy) -> Iterator[None]:
+def loading(settings: PretrainedPolicy) -> Iterator[None]:
+    """Whatever transformers raises on a model that cannot be loaded, as one sentence."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadInput(
-            f"policy.model '{settings.model}' cannot be loaded ({str(error).splitlines()[0]}); give a hub name that "
-            "this machine can reach or a folder written by save_pretrained"
+            f"policy.model '{settings.model}' cannot be loaded ({first}); give a hub name that this machine can reach "
+            "or a folder written by save_pretrained"
         ) from error
+
+
+def config_of(settings: PretrainedPolicy) -> Any:
+    """The model's config; never runs code that comes with a model."""
+    with loading(settings):
+        return AutoConfig.from_pretrained(source_folder(settings), revision=settings.revision, trust_remote_code=False)
+
+
+def context(config: Any) -> int | None:
+    """Tokens that prompt and title may have together: the positions of the model, or the window through which it
+    attends if that is shorter (packed rows would not respect it); None where nothing bounds them."""
+    limits = [getattr(config, "max_position_embeddings", None), _window(config)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _window(config: Any) -> int | None:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and not any("sliding" in kind or "chunked" in kind for kind in kinds):
+        return None
+    slides = getattr(config, "use_sliding_window", True)
+    found = [getattr(config, "sliding_window", None) if slides else None, getattr(config, "attention_chunk_size", None)]
+    return min((int(size) for size in found if size), default=None)
 
 
 def check(settings: PretrainedPolicy, longest: int) -> Any:
     """The tokenizer of a model that can be used for prompts of `longest` tokens; loads no weights.
 
-    Raises BadInput where there is no such model or no end token, where prompts do not fit its positions, or where it
-    attends through a sliding window (packed rows would not respect it).
+    Raises BadInput where there is no such model or no end token, where it is no causal language model, where prompts
+    do not fit its positions or its attention window, or where its tokenizer belongs to another model.
     """
-    source = source_folder(settings)
-    with _loading(settings):
-        config = AutoConfig.from_pretrained(source, revision=settings.revision)
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=settings.revision)
-    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+    config = config_of(settings)
+    _refuse_other_kinds(settings, config)
+    if "local" in (getattr(config, "attention_layers", None) or ()):
         raise BadInput(
-            f"{settings.model} attends through a sliding window of {config.sliding_window} tokens, which packed rows "
-            "do not respect; use a model with full attention"
+            f"{settings.model} has layers with local attention, which packed rows do not respect; use a model with "
+            "full attention"
+        )
+    window = _window(config)
+    if window is not None and longest >= window:
+        raise BadInput(
+            f"{settings.model} attends through a sliding window of {window} tokens, which packed rows do not respect, "
+            f"and prompt.max_tokens is {longest}; lower it below {window}, or use a model with full attention"
         )
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and longest >= positions:
@@ -59,20 +89,62 @@ def check(settings: PretrainedPolicy, longest: int) -> Any:
             f"prompt.max_tokens {longest} leaves no room for a title in the {positions} positions of {settings.model}; "
             "lower it"
         )
+    with loading(settings):
+        tokenizer = AutoTokenizer.from_pretrained(
+            source_folder(settings), revision=settings.revision, trust_remote_code=False
+        )
+    _refuse_other_tokenizers(settings, config, tokenizer)
+    return tokenizer
+
+
+def _refuse_other_kinds(settings: PretrainedPolicy, config: Any) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES as MASKED
+
+    written = list(getattr(config, "architectures", None) or [])
+    causal = {name for names in NAMES.values() for name in ([names] if isinstance(names, str) else names)}
+    # BERT and its kin have a causal class too, which is one only if the config says so.
+    masked = config.model_type in MASKED and not getattr(config, "is_decoder", False)
+    encodes = config.is_encoder_decoder or masked
+    if encodes or config.model_type not in NAMES or (written and not causal & set(written)):
+        kind = written[0] if written else config.model_type
+        raise BadInput(
+            f"policy.model '{settings.model}' is a {kind}, which does not write text from left to right; give a causal "
+            "language model (its config names a class ...ForCausalLM or ...LMHeadModel)"
+        )
+
+
+def _refuse_other_tokenizers(settings: PretrainedPolicy, config: Any, tokenizer: Any) -> None:
     if tokenizer.eos_token_id is None:
         raise BadInput(f"the tokenizer of {settings.model} has no end token (eos), which must close a title")
-    return tokenizer
+    sample = tokenizer("Title", add_special_tokens=False)["input_ids"]
+    if not sample or set(sample) == {tokenizer.unk_token_id}:
+        # transformers makes an empty tokenizer where a folder has a config but no tokenizer files.
+        raise BadInput(
+            f"the tokenizer of policy.model '{settings.model}' knows no letter, as one without its files does; save it "
+            "beside the model with tokenizer.save_pretrained"
+        )
+    # Tokens that were added without a row of weights do no harm while no title is written with them.
+    used = set(tokenizer.get_vocab().values()) - set(tokenizer.get_added_vocab().values())
+    largest, rows = max({*used, tokenizer.eos_token_id, tokenizer.pad_token_id or 0}), config.vocab_size
+    if largest >= rows:
+        raise BadInput(
+            f"the tokenizer of policy.model '{settings.model}' gives tokens up to {largest}, but the model knows "
+            f"{rows}: it belongs to another model; save the right one beside it"
+        )
 
 
 def load_base(settings: PretrainedPolicy, longest: int) -> tuple[Any, Any]:
     """The base model in fp32 and its tokenizer. Raises BadInput as :func:`check` does."""
     tokenizer = check(settings, longest)
-    with _loading(settings):
+    with loading(settings):
         model = AutoModelForCausalLM.from_pretrained(
-            source_folder(settings), revision=settings.revision, dtype=torch.float32, attn_implementation="sdpa"
+            source_folder(settings),
+            revision=settings.revision,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
         )
-    if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return model, tokenizer
 
 

@@ -42,6 +42,15 @@ class Prompter:
         # A title may contain what looks like a special token; it is text here.
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
+    def all_text_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """`text_ids` of many texts at once."""
+        encoded = self.tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+        return [list(ids) for ids in encoded["input_ids"]]
+
+    def written(self, ids: Sequence[int]) -> str:
+        """The text of tokens that a model wrote, without its end token."""
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)).strip()
+
     def response_ids(self, title: str) -> list[int]:
         """The title and its end token; never truncated. Raises BadInput where the tokenizer knows none of it."""
         if title not in self._titles:
@@ -51,13 +60,22 @@ class Prompter:
             self._titles[title] = [*ids, self.end_id]
         return self._titles[title]
 
+    def latest(self, history: Sequence[str]) -> Sequence[str]:
+        """The last titles of a history that fit a `titles` prompt, at least one."""
+        room = self.settings.max_tokens - 1
+        lengths = [len(self.response_ids(title)) for title in history]
+        first = 0
+        while first < len(history) - 1 and sum(lengths[first:]) > room:
+            first += 1
+        return history[first:]
+
     def prompt_ids(self, request: Request) -> list[int]:
         """The prompt's ids, at most `settings.max_tokens`: the oldest history items go first.
 
         Raises BadInput where even one history item does not fit.
         """
         for dropped in range(max(1, len(request.history))):
-            ids = self._write(request.history[dropped:], request.candidates)
+            ids = self.whole_prompt_ids(request.history[dropped:], request.candidates)
             if len(ids) <= self.settings.max_tokens:
                 return ids
         raise BadInput(
@@ -65,7 +83,8 @@ class Prompter:
             f"{self.settings.max_tokens}; raise it or list fewer candidates"
         )
 
-    def _write(self, history: Sequence[str], candidates: Sequence[str] | None) -> list[int]:
+    def whole_prompt_ids(self, history: Sequence[str], candidates: Sequence[str] | None) -> list[int]:
+        """The prompt's ids, however many."""
         if self.settings.template == "titles":
             return [self.end_id, *(token for title in history for token in self.response_ids(title))]
         text = _OPENING + "\n".join(history)

@@ -6,6 +6,8 @@ does more (scales or caps its logits), or that ignores mask or positions, would 
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from rosepo_ray.errors import BadInput
@@ -31,6 +33,10 @@ def check(policy: Policy, titles: list[str]) -> None:
                 f"this model cannot be used with packed rows ({error}); use a Llama, Qwen or GPT-2 kind"
             ) from error
         plain = [_plain(policy, prompt, answer) for prompt in prompts for answer in answers]
+    if not all(map(math.isfinite, plain)):
+        raise BadInput(
+            "this model gives log-probabilities that are not finite: its weights are broken; save them again"
+        )
     worst = max(abs(a - b) for a, b in zip(packed, plain, strict=True))
     if not worst <= TOLERANCE:
         raise BadInput(

@@ -26,6 +26,7 @@ def build(
         model, tokenizer = pretrained.load_base(settings, prompt.max_tokens)
         if settings.lora is not None:
             model = pretrained.add_lora(model, settings.lora, seed)
+        _recompute_activations(model, settings)
         policy = Policy(model, tokenizer, settings, prompt)
         self_check.check(policy, titles)
         return policy
@@ -64,7 +65,11 @@ def load(folder: Path, device: str | torch.device = "cpu", trainable: bool = Fal
         model = AutoModelForCausalLM.from_pretrained(
             Path(folder) / "model", dtype=torch.float32, attn_implementation="sdpa"
         )
-    checkpointing = isinstance(settings, PretrainedPolicy) and settings.gradient_checkpointing
-    if checkpointing and trainable:
-        causal_lm(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if trainable:
+        _recompute_activations(model, settings)
     return Policy(model.to(device), tokenizer, settings, prompt)
+
+
+def _recompute_activations(model: Any, settings: PolicySettings) -> None:
+    if isinstance(settings, PretrainedPolicy) and settings.gradient_checkpointing:
+        causal_lm(model).gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

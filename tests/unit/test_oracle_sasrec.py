@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from rosepo_ray.config import SasrecOracle
-from rosepo_ray.errors import BadInput
 from rosepo_ray.oracle import sasrec
 from rosepo_ray.oracle.sasrec import Inputs, SasRec, Shape
 from rosepo_ray.training import loop
@@ -135,8 +134,3 @@ def test_padding_embedding_stays_zero_in_training():
     net = model().train()
     net(inputs([[0, 0, 3, 4, 5]], [[0, 0, 4, 5, 7]]))[0].backward()
     assert not net.item_embedding.weight.grad[0].any()
-
-
-def test_heads_must_divide_the_width():
-    with pytest.raises(BadInput, match="multiple"):
-        Shape(items=3, history=2, hidden=10, layers=1, heads=4, dropout=0.0)

@@ -1,0 +1,193 @@
+"""Llama, Qwen2, Qwen3 and GPT-2, with tied and untied heads: training, scoring, generation, saving; what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig
+
+from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings
+from rosepo_ray.errors import BadInput
+from rosepo_ray.policy import self_check, store
+from rosepo_ray.policy.generation import generate, longest_title
+from rosepo_ray.policy.model import PackedPolicy, Policy
+from rosepo_ray.policy.packed import pack
+from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.scoring import score
+from tests import tiny_models
+
+TITLES = ["Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat", "Twelve Monkeys", "Babe", "Seven (Se7en)"]
+FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "gpt2")
+PROMPT = PromptSettings(template="instruction", list_candidates=True)
+
+
+@pytest.fixture(scope="module", params=[f"{family} {how}" for family in FAMILIES for how in ("lora", "full")])
+def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Policy:
+    """A family with adapters that do something, or with all weights in training."""
+    torch.set_num_threads(1)
+    family, how = request.param.split()
+    folder = tiny_models.save(tmp_path_factory.mktemp("base"), family, TITLES)
+    lora = LoraSettings(r=4, alpha=8) if how == "lora" else None
+    settings = PretrainedPolicy(type="pretrained", model=str(folder), lora=lora)
+    built = store.build(settings, PROMPT, TITLES, [1] * 8, seed=1)  # store.build runs the self-check
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in built.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)
+    built.model.eval()
+    return built
+
+
+def naive(policy: Policy, prompt: list[int], response: list[int]) -> torch.Tensor:
+    """log pi(y|x) by one plain forward pass over prompt + response."""
+    logps = policy.model(input_ids=torch.tensor([prompt + response])).logits[0].float().log_softmax(-1)
+    return torch.stack([logps[len(prompt) + i - 1, token] for i, token in enumerate(response)]).sum()
+
+
+def test_what_is_trained(policy: Policy):
+    trained = {name for name, p in policy.model.named_parameters() if p.requires_grad}
+    assert trained
+    assert isinstance(policy.settings, PretrainedPolicy)
+    if policy.settings.lora is not None:
+        assert all("lora_" in name for name in trained)
+    else:
+        assert trained == {name for name, _ in policy.model.named_parameters()}
+
+
+def test_packed_rows_equal_separate_rows_and_so_do_their_gradients(policy: Policy):
+    prompter = policy.prompter
+    prompts = [prompter.prompt_ids(Request(TITLES[:n], (), TITLES[3:6])) for n in (1, 3)]
+    answers = [[prompter.response_ids(t) for t in TITLES[3:6]], [prompter.response_ids(TITLES[6])]]
+    weights = torch.tensor([1.0, -0.5, 2.0, -1.0])
+
+    def gradient(logps: torch.Tensor) -> torch.Tensor:
+        policy.model.zero_grad()
+        (logps * weights).sum().backward()
+        return torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None])
+
+    packed = PackedPolicy(policy.model)(pack(prompts, answers, policy.pad_id))
+    separate = torch.stack([naive(policy, p, a) for p, row in zip(prompts, answers, strict=True) for a in row])
+    assert packed.tolist() == pytest.approx(separate.tolist(), abs=1e-3)
+    ours, theirs = gradient(packed), gradient(separate)
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
+    assert float(theirs.norm()) > 1e-3
+
+
+def test_scores_do_not_depend_on_the_batch(policy: Policy):
+    requests = [Request(TITLES[:n], TITLES[: 2 + n % 3], TITLES[:4]) for n in range(1, 6)]
+    alone = [score(policy, [request], 1)[0] for request in requests]
+    for a, b in zip(score(policy, requests, 5), alone, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-3)
+    assert len({round(float(x), 3) for x in alone[2]}) == len(alone[2])
+
+
+def test_generation_is_greedy(policy: Policy):
+    longest = longest_title(policy, TITLES)
+    requests = [Request(TITLES[:n], (), TITLES[:4]) for n in (1, 4)]
+    together = generate(policy, requests, 2, longest)
+    for request, text in zip(requests, together, strict=True):
+        ids, written = policy.prompter.prompt_ids(request), list[int]()
+        while len(written) < longest and policy.prompter.end_id not in written:
+            with torch.inference_mode():
+                written.append(int(policy.model(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax()))
+        assert text == policy.prompter.written([token for token in written if token != policy.prompter.end_id])
+
+
+def test_a_saved_policy_is_the_same_and_can_be_trained_on(policy: Policy, tmp_path: Path):
+    store.save(policy, tmp_path)
+    request = Request(TITLES[:3], TITLES[3:], TITLES[3:])
+    before = score(policy, [request], 1)[0]
+    for trainable in (False, True):
+        again = store.load(tmp_path, trainable=trainable)
+        np.testing.assert_allclose(score(again, [request], 1)[0], before, atol=1e-5)
+        assert again.settings == policy.settings
+    names = {name for name, p in again.model.named_parameters() if p.requires_grad}
+    assert names == {name for name, p in policy.model.named_parameters() if p.requires_grad}
+    assert not list(tmp_path.rglob("*.bin"))
+    assert isinstance(policy.settings, PretrainedPolicy)
+    assert (tmp_path / "adapter").is_dir() == (policy.settings.lora is not None)
+
+
+@pytest.mark.parametrize("how", ["lora", "full"])
+def test_recomputing_activations_changes_no_gradient(how: str, tmp_path: Path):
+    folder = tiny_models.save(tmp_path, "qwen3", TITLES)
+    lora = LoraSettings(r=4, alpha=8) if how == "lora" else None
+    found = []
+    for checkpointing in (False, True):
+        settings = PretrainedPolicy(
+            type="pretrained", model=str(folder), lora=lora, gradient_checkpointing=checkpointing
+        )
+        policy = store.build(settings, PROMPT, TITLES, [1] * 8, seed=1)
+        policy.model.train()
+        ids = policy.prompter.prompt_ids(Request(TITLES[:2], (), TITLES[:3]))
+        PackedPolicy(policy.model)(pack([ids], [[policy.prompter.response_ids("Babe")]], 0)).sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.grad is not None]))
+    assert torch.allclose(*found, rtol=1e-5, atol=1e-7)
+    assert float(found[0].norm()) > 1e-3
+
+
+def refusal(settings: PretrainedPolicy, prompt: PromptSettings = PROMPT) -> str:
+    with pytest.raises(BadInput) as caught:
+        store.build(settings, prompt, TITLES, [1] * 8, seed=1)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_sliding_window_shorter_than_the_prompt_is_refused_and_a_longer_one_is_not(tmp_path: Path):
+    config = MistralConfig(**{**tiny_models._SIZES, "vocab_size": 300}, sliding_window=200)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tiny_models.save(tmp_path / "tokenizer", "llama", TITLES)
+    for file in (tmp_path / "tokenizer").glob("tokenizer*"):
+        file.rename(tmp_path / file.name)
+    settings = PretrainedPolicy(type="pretrained", model=str(tmp_path), lora=None)
+    told = refusal(settings, PromptSettings(template="instruction", max_tokens=200))
+    assert "sliding window of 200 tokens" in told
+    assert "prompt.max_tokens is 200; lower it below 200" in told
+    policy = store.build(settings, PromptSettings(template="instruction", max_tokens=190), TITLES, [1] * 8, seed=1)
+    self_check.check(policy, TITLES)
+
+
+def save_as(config: object, folder: Path) -> PretrainedPolicy:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer = tiny_models.save(folder / "other", "llama", TITLES)
+    for file in tokenizer.glob("tokenizer*"):
+        file.rename(folder / file.name)
+    return PretrainedPolicy(type="pretrained", model=str(folder), lora=None)
+
+
+def test_a_model_whose_forward_does_more_is_refused(tmp_path: Path):
+    """Cohere scales its logits, which packed rows would silently leave out."""
+    sizes = {**tiny_models._SIZES, "vocab_size": 300, "num_key_value_heads": 2}
+    assert "packed rows" in refusal(save_as(CohereConfig(**sizes, logit_scale=0.25), tmp_path))
+
+
+def test_a_model_that_knows_no_position_ids_is_refused(tmp_path: Path):
+    """Bloom's ALiBi counts columns of the row: the second response of a packed row would stand too far away."""
+    from transformers import BloomConfig
+
+    told = refusal(save_as(BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=2), tmp_path))
+    assert "packed rows" in told or "scaled_dot_product_attention" in told
+
+
+def test_local_attention_inside_the_layers_is_refused(tmp_path: Path):
+    """GPT-Neo's own window is far longer than the self-check's titles, which would not notice it."""
+    from transformers import GPTNeoConfig
+
+    config = GPTNeoConfig(
+        vocab_size=300, hidden_size=32, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]
+    )
+    assert "local attention" in refusal(save_as(config, tmp_path))
+
+
+def test_broken_weights_are_refused(tmp_path: Path):
+    settings = save_as(tiny_models.config("llama"), tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[5:] = float("nan")
+    model.save_pretrained(tmp_path)
+    assert "not finite" in refusal(settings)
