@@ -23,8 +23,23 @@ def read(folder: str) -> dict[str, Any] | None:
 
 
 def write(folder: str, info: dict[str, Any], seconds: float) -> None:
-    files = {}
-    for name in storage.list_files(folder):
-        uri = storage.join(folder, name)
-        files[name] = {"sha256": storage.sha256(uri)}
+    """Declare `folder` done: everything in it is listed with its hash."""
+    files = {name: {"sha256": storage.sha256(storage.join(folder, name))} for name in storage.list_files(folder)}
     storage.write_json(storage.join(folder, NAME), {"info": info, "seconds": seconds, "files": files})
+
+
+def damage(folder: str) -> str | None:
+    """What is wrong with a finished folder: the marker or a file is missing, or a file's hash differs; else None."""
+    try:
+        marker = read(folder)
+    except ValueError:  # not JSON: cut short
+        return f"{NAME} cannot be read"
+    if marker is None:
+        return f"{NAME} is missing"
+    present = set(storage.list_files(folder))
+    for name, entry in marker["files"].items():
+        if name not in present:
+            return f"{name} is missing"
+        if storage.sha256(storage.join(folder, name)) != entry["sha256"]:
+            return f"{name} is not what was written"
+    return None

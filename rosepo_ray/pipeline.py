@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from rosepo_ray import __version__, markers, storage
+from rosepo_ray import __version__, disk, logs, markers, storage
 from rosepo_ray.config import Settings
-from rosepo_ray.errors import BadInput, original
+from rosepo_ray.errors import BadInput, RosepoError, short
 from rosepo_ray.logs import LOGGER
 
 RunStage = Callable[[Settings, dict[str, str], str], dict[str, Any]]
@@ -149,18 +152,39 @@ def _job(stage: str) -> str:
 
 
 def _run_stage(settings: Settings, step: Planned) -> Finished:
-    LOGGER.info("%-10s …", step.stage.name)
-    if step.stage.rewrites:
-        storage.remove_folder(step.folder)
-    began = time.monotonic()
-    try:
-        info = step.stage.run(settings, step.inputs, step.folder)
-    except Exception as error:
-        found = original(error)  # Ray wraps what was raised in a worker
-        if found is None or found is error:
-            raise
-        raise found from error
-    seconds = time.monotonic() - began
-    markers.write(step.folder, info, seconds)
-    LOGGER.info("%-10s %.0f s", step.stage.name, seconds)
+    with logs.stage(step.stage.name):
+        LOGGER.info("%-10s …", step.stage.name)
+        began = time.monotonic()
+        try:
+            if step.stage.rewrites:
+                storage.remove_folder(step.folder)
+            info = step.stage.run(settings, step.inputs, step.folder)
+            seconds = time.monotonic() - began
+            markers.write(step.folder, info, seconds)
+        except Exception as error:
+            told = _told(error, step)
+            if told is error:
+                raise
+            raise told from error
+        LOGGER.info("%-10s %.0f s", step.stage.name, seconds)
     return Finished(step.folder, info, seconds, False)
+
+
+def _told(error: Exception, step: Planned) -> RosepoError:
+    """What the user is told: the project's own error inside what Ray wrapped around it, a full disk, or the cause."""
+    run_dir = step.folder.rpartition("/")[0].rpartition("/")[0]
+    told = disk.told(error, run_dir)
+    if told is None or type(told) is RosepoError:
+        told = told or RosepoError(short(error))
+        told.ray_logs = _ray_logs()
+    told.stage = step.stage.name
+    return told
+
+
+def _ray_logs() -> str | None:
+    """Where Ray keeps what its processes wrote to standard error, for a failure that says little itself."""
+    ray = sys.modules.get("ray")  # a failure before any stage needed it says enough itself
+    if ray is None or not ray.is_initialized():
+        return None
+    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", ray.get_runtime_context().get_session_name(), "logs")
+    return str(folder) if folder.is_dir() else f"{folder} on the cluster's nodes"

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from rosepo_ray import markers, storage, tables
 from rosepo_ray.config import Settings
-from rosepo_ray.errors import Refused, RosepoError
+from rosepo_ray.errors import Refused
 from rosepo_ray.losses import OBJECTIVES, margins
-from rosepo_ray.stages import fitting, pair_stream
+from rosepo_ray.stages import answers, fitting, pair_stream
 from rosepo_ray.training.loop import MicroBatch
 
 _REFERENCE_TOLERANCE = {"fp32 per row": 1e-3, "bf16 per token": 0.02}
@@ -42,16 +42,12 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
             fitting.run(settings, settings.align, steps, __name__, arguments, out)
         finally:
             service.stop(app)
-    smoothing = pair_stream.known_smoothing(out)
-    if smoothing.keys() != set(pairs):
-        raise RosepoError(
-            f"{len(pairs)} pairs were trained on, but {len(smoothing)} smoothing rows are stored in {out}"
-        )
+    smoothing = answers.gather(out, pairs)
     return {
         "steps": steps,
         "pairs": len(pairs),
-        "mean_epsilon": float(np.mean([value for _, epsilon, _ in smoothing.values() for value in epsilon])),
-        "oracle_versions": sorted({version for _, _, version in smoothing.values()}),
+        "mean_epsilon": float(pc.mean(pc.list_flatten(smoothing["epsilon"])).as_py()),
+        "oracle_versions": sorted(pc.unique(smoothing["oracle_version"]).to_pylist()),
         "final": fitting.read_metrics(out)[-1],
     }
 
@@ -87,8 +83,6 @@ class AlignProgram:
             self.policy = store.load(folder, trainable=True)
         self.module = PackedPolicy(self.policy.model)
         self.ids = _training_ids(pairs)
-        self.recorded: set[str] = set()
-        self.unwritten: list[dict[str, Any]] = []
 
     def batches(self, start: int) -> Iterator[list[MicroBatch]]:
         from rosepo_ray.training.order import steps
@@ -105,19 +99,19 @@ class AlignProgram:
                 epochs=align.epochs,
             )
         )
-        streams: dict[int, Iterator[dict[str, Any]]] = {}
+        stream: Iterator[dict[str, Any]] = iter(())
+        under_way = -1
         for part in plan:
+            rows = [next(stream) for epoch, _ in part.rows if epoch == under_way]
             for epoch in self._epochs_beginning(part.step, start):
-                self._share(part.step)
+                # The pass before ends here: two streams at once may not fit the cluster, and would wait for ever.
+                assert next(stream, None) is None
+                if self.world.size > 1:
+                    # Each rank has stored the answers of the pass before: none is asked for again.
+                    torch.distributed.barrier()
                 mine = [self.ids[index] for p in plan for e, index in p.rows if e == epoch]
-                recorded = pair_stream.known_smoothing(self.out)
-                self.recorded |= recorded.keys()
-                replayed = {} if align.replay is None else pair_stream.known_smoothing(align.replay)
-                known = replayed | recorded
-                streams[epoch] = pair_stream.rows(self.settings, self.pairs, mine, known, self.app)
-            rows = [next(streams[epoch]) for epoch, _ in part.rows]
-            if part.real:
-                self._record(rows)
+                stream, under_way = pair_stream.rows(self.settings, self.pairs, mine, self.out, self.app), epoch
+                rows += [next(stream) for e, _ in part.rows if e == epoch]
             size = align.micro_batch
             cuts = [rows[i : i + size] for i in range(0, len(rows), size)]
             yield [self._micro(cut, part.real, part.step == 0) for cut in cuts]
@@ -128,12 +122,6 @@ class AlignProgram:
         first, end = step * batch, min((step + 1) * batch, rows * self.settings.align.epochs)
         begun = {row // rows for row in range(first, end)}
         return sorted(e for e in begun if step == start or e * rows >= first)
-
-    def _share(self, step: int) -> None:
-        """Before a pass over the pairs all ranks write what they asked, so that no pair is asked again."""
-        self.flush(step)
-        if self.world.size > 1:
-            torch.distributed.barrier()
 
     def _micro(self, rows: list[dict[str, Any]], real: bool, fresh: bool) -> PairBatch:
         from rosepo_ray.policy import batches
@@ -198,25 +186,10 @@ class AlignProgram:
                 "SFT model or prompt; make them again"
             )
 
-    def _record(self, rows: list[dict[str, Any]]) -> None:
-        """Each pair's epsilon stands once in the table, however many epochs use it."""
-        fresh = [row for row in rows if row["example_id"] not in self.recorded]
-        self.unwritten += [{name: row[name] for name in _SMOOTHING} for row in fresh]
-        self.recorded |= {row["example_id"] for row in fresh}
-
-    def flush(self, step: int) -> None:
-        if self.unwritten:
-            table = tables.from_rows("smoothing", self.unwritten)
-            tables.write_part(self.out, "smoothing", f"{step:08d}-{self.world.rank}", table)
-            self.unwritten = []
-
     def save(self, folder: Path) -> None:
         from rosepo_ray.policy import store
 
         store.save(self.policy, folder)
-
-
-_SMOOTHING = ("example_id", "rejected", "epsilon", "oracle_version")
 
 
 def program(arguments: dict[str, Any], world: Any) -> AlignProgram:

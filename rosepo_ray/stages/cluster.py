@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from rosepo_ray import logs
 from rosepo_ray.config import Settings
 from rosepo_ray.errors import BadInput
 
@@ -69,6 +70,7 @@ def start(settings: Settings) -> bool:
     prepare_environment()
     import ray
 
+    logs.quiet()  # importing it, Ray has set its own level
     wanted, where = need(settings), address(settings)
     if where is None:
         ray.init(
@@ -85,7 +87,11 @@ def start(settings: Settings) -> bool:
             ray.init(address=where, logging_level="error", log_to_driver=False)
         except ConnectionError as error:
             raise BadInput(f"no Ray cluster answers at '{where}'; start one or unset cluster.address") from error
-    _refuse_misfit(settings, wanted)
+    try:
+        _refuse_misfit(settings, wanted)
+    except BadInput:
+        stop()
+        raise
     return where is None
 
 

@@ -97,9 +97,6 @@ class OracleProgram:
     def loss(self, outputs: Any, micro: Any) -> tuple[Any, dict[str, float]]:
         return outputs[0], {}
 
-    def flush(self, step: int) -> None:
-        """Nothing but metrics is collected."""
-
     def save(self, folder: Path) -> None:
         from safetensors.torch import save_file
 

@@ -2,8 +2,8 @@
 
 Each training worker runs its own stream (Ray's automatic split hands blocks to the emptiest consumer, which would make
 the order depend on timing). The rows are sorted into training order, then the oracle is asked batch by batch while the
-worker trains on the batches before, as far ahead as the object store has room. A stream starts at the row where the
-worker starts, so a resumed run asks only for what is missing.
+worker trains on the batches before, as far ahead as the object store has room. Every answer is stored at once
+(`answers`), so a run that was killed asks only for what is missing.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rosepo_ray import tables
+from rosepo_ray import logs, tables
 from rosepo_ray.config import ConstantOracle, Settings
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.stages import cluster, quiet
+from rosepo_ray.stages import answers, cluster, quiet
 
 _COLUMNS = [
     "example_id",
@@ -34,30 +34,23 @@ _COLUMNS = [
 _ASK_ROWS = 128
 
 
-def known_smoothing(stage: str) -> dict[str, tuple[list[str | None], list[float], str]]:
-    """What a smoothing table says: example_id -> (rejected, epsilon, oracle version)."""
-    table = tables.read(stage, "smoothing")
-    columns = [table[name].to_pylist() for name in ("rejected", "epsilon", "oracle_version")]
-    return dict(zip(table["example_id"].to_pylist(), zip(*columns, strict=True), strict=True))
-
-
 def rows(
-    settings: Settings, pairs: str, example_ids: list[str], known: dict[str, Any], app_name: str | None
+    settings: Settings, pairs: str, example_ids: list[str], out: str, app_name: str | None
 ) -> Iterator[dict[str, Any]]:
     """The pairs called `example_ids`, in that order, as dictionaries with `epsilon` and `oracle_version`.
 
-    `app_name` is the Serve app of the oracle; None where epsilon is constant or everything must be in `known`.
+    Answers go to the alignment stage's folder `out`. `app_name` is the Serve app of the oracle; None where epsilon is
+    constant or replayed.
     """
     import ray
 
     if not example_ids:
         return
     position = {row: number for number, row in enumerate(example_ids)}
-    wanted = ray.put((pa.array(example_ids), known))
+    wanted = ray.put(pa.array(example_ids))
 
     def select(batch: pa.Table) -> pa.Table:
-        ids, _ = ray.get(wanted)
-        places = pc.index_in(batch["example_id"], value_set=ids)
+        places = pc.index_in(batch["example_id"], value_set=ray.get(wanted))
         return batch.append_column("place", places.cast(pa.int64())).filter(pc.is_valid(places))
 
     with quiet.data_context(slow_tasks=True):
@@ -67,7 +60,7 @@ def rows(
             .sort("place")
             .map_batches(
                 AskOracle,
-                fn_constructor_args=(settings, wanted, app_name),
+                fn_constructor_args=(settings, out, app_name, logs.target()),
                 batch_size=_ASK_ROWS,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=1),
@@ -87,41 +80,45 @@ def rows(
 
 
 class AskOracle:
-    """Adds epsilon to each pair: known rows keep theirs, the others are asked of the oracle in one call per batch."""
+    """Adds epsilon to each pair: stored answers are kept, the others are asked of the oracle, one call per batch."""
 
-    def __init__(self, settings: Settings, wanted: Any, app_name: str | None) -> None:
-        import ray
-
+    def __init__(self, settings: Settings, out: str, app_name: str | None, log: logs.Target | None) -> None:
         from rosepo_ray.oracle.client import OracleClient
 
-        _, self.known = ray.get(wanted)
-        self.settings = settings
+        logs.in_worker(log, "ask-oracle")
+        self.settings, self.out = settings, out
+        self.stored = answers.stored(out)
+        self.replayed = {} if settings.align.replay is None else answers.table(settings.align.replay)
         self.client = None if app_name is None else OracleClient(app_name, batch=_ASK_ROWS)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.select(["example_id", "user_id", "history", "chosen", "rejected"]).to_pylist()
-        answers = {row["example_id"]: self.known[row["example_id"]] for row in rows if row["example_id"] in self.known}
+        known = self.replayed | self.stored
+        found = {row["example_id"]: known[row["example_id"]] for row in rows if row["example_id"] in known}
         for row in rows:
-            if row["example_id"] in answers and answers[row["example_id"]][0] != row["rejected"]:
+            if row["example_id"] in found and found[row["example_id"]].rejected != row["rejected"]:
                 raise RosepoError(
                     f"the stored smoothing of {row['example_id']} is for other rejected items: another run wrote it"
                 )
-        missing = [row for row in rows if row["example_id"] not in answers]
-        answers |= self._ask(missing) if missing else {}
-        epsilon = [answers[row["example_id"]][1] for row in rows]
-        versions = [answers[row["example_id"]][2] for row in rows]
+        missing = [row for row in rows if row["example_id"] not in found]
+        found |= self._ask(missing) if missing else {}
+        fresh = {row["example_id"]: found[row["example_id"]] for row in rows if row["example_id"] not in self.stored}
+        answers.store(self.out, fresh)
+        epsilon = [found[row["example_id"]].epsilon for row in rows]
+        versions = [found[row["example_id"]].oracle_version for row in rows]
         return batch.append_column("epsilon", pa.array(epsilon, pa.list_(pa.float32()))).append_column(
             "oracle_version", pa.array(versions, pa.string())
         )
 
-    def _ask(self, missing: list[dict[str, Any]]) -> dict[str, tuple[list[str | None], list[float], str]]:
+    def _ask(self, missing: list[dict[str, Any]]) -> dict[str, answers.Answer]:
         from rosepo_ray.oracle import smoothing
 
         oracle = self.settings.oracle
         if isinstance(oracle, ConstantOracle) and self.settings.align.replay is None:
             label = f"constant:{oracle.epsilon:g}"
             return {
-                row["example_id"]: (row["rejected"], [oracle.epsilon] * len(row["rejected"]), label) for row in missing
+                row["example_id"]: answers.Answer(row["rejected"], [oracle.epsilon] * len(row["rejected"]), label)
+                for row in missing
             }
         if self.client is None:
             raise RosepoError(
@@ -135,5 +132,5 @@ class AskOracle:
         for row, doubt, version in zip(missing, answer.disagreement, answer.versions, strict=True):
             is_item = np.array([item is not None for item in row["rejected"]])
             epsilon = smoothing.clip(doubt, is_item, self.settings.align.epsilon_max)
-            found[row["example_id"]] = (row["rejected"], epsilon.tolist(), version)
+            found[row["example_id"]] = answers.Answer(row["rejected"], epsilon.tolist(), version)
         return found

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rosepo_ray import storage, tables
+from rosepo_ray import storage, tables, title_checks
 from rosepo_ray.config import FitSettings, Settings
 from rosepo_ray.stages import fitting
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     """Train the policy on the training split; leaves `model/` and `metrics.jsonl`."""
+    title_checks.check(settings, inputs["data"])
     arguments = {"settings": settings, "data": inputs["data"], "start": None, "fit": settings.sft}
     fitting.run(settings, settings.sft, settings.sft.steps, __name__, arguments, out)
     return {"steps": settings.sft.steps, "final": fitting.read_metrics(out)[-1]}
@@ -100,9 +101,6 @@ class SftProgram:
 
     def loss(self, outputs: Any, micro: Any) -> tuple[Any, dict[str, float]]:
         return -outputs.sum(), {}
-
-    def flush(self, step: int) -> None:
-        """Nothing but metrics is collected."""
 
     def save(self, folder: Path) -> None:
         from rosepo_ray.policy import store

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rosepo_ray import tables
+from rosepo_ray import logs, tables
 from rosepo_ray.config import Settings
 from rosepo_ray.seeds import derive
-from rosepo_ray.stages import cluster, quiet
+from rosepo_ray.stages import cluster
 
 ROWS = 256
 """Rows of a unit at most: what a kill can cost each actor."""
@@ -104,6 +104,8 @@ def run(
     """
     import ray
 
+    from rosepo_ray.stages import quiet
+
     if not units:
         return
     shared = ray.put((list(units), read))
@@ -121,7 +123,7 @@ def run(
             .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
             .map_batches(
                 _OneUnit,
-                fn_constructor_args=(actor, arguments, [unit.key for unit in units]),
+                fn_constructor_args=(actor, arguments, [unit.key for unit in units], logs.target()),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=min(settings.cluster.actors, len(units))),
@@ -138,8 +140,9 @@ def run(
 class _OneUnit:
     """What Ray Data starts: holds the stage's actor and hands it one unit after the other."""
 
-    def __init__(self, actor: type, arguments: tuple[Any, ...], keys: list[str]) -> None:
-        self.scorer, self.keys = actor(*arguments), keys
+    def __init__(self, actor: type, arguments: tuple[Any, ...], keys: list[str], log: logs.Target | None) -> None:
+        with logs.in_worker(log, actor.__name__.lower()):
+            self.scorer, self.keys = actor(*arguments), keys
 
     def __call__(self, block: pa.Table) -> pa.Table:
         index = block["index"][0].as_py()

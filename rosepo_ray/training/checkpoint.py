@@ -1,15 +1,22 @@
-"""Checkpoints: trainable weights as safetensors, the optimiser as tensors read with weights_only=True, the position."""
+"""Checkpoints: trainable weights as safetensors, the optimiser as tensors read with weights_only=True, the position.
+
+A checkpoint is a folder `step-N` that counts once its marker is written, last of all, with the hash of each file. The
+newest two are kept, so that a damaged one costs no more than one interval.
+"""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from rosepo_ray import disk, markers, storage
 from rosepo_ray.errors import RosepoError
+from rosepo_ray.logs import LOGGER
 from rosepo_ray.training.loop import State
 
 
@@ -18,10 +25,48 @@ def trainable(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().contiguous() for name, p in module.named_parameters() if p.requires_grad}
 
 
+KEPT = 2
+
+
+def store(state: State, checkpoints: str) -> None:
+    """Write `checkpoints/step-N` and remove the oldest beyond KEPT."""
+    folder = storage.join(checkpoints, f"step-{state.step:08d}")
+    storage.remove_folder(folder)  # the rest of a killed write, or a damaged one
+    with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:
+        with disk.guarded(temporary):
+            save(state, Path(temporary))
+        storage.upload_folder(Path(temporary), folder)
+    markers.write(folder, {"step": state.step}, 0.0)
+    for old in _stored(checkpoints)[:-KEPT]:
+        storage.remove_folder(storage.join(checkpoints, old))
+
+
+def load_newest(state: State, checkpoints: str, warn: bool) -> None:
+    """Put the newest whole checkpoint into `state`; nothing happens where there is none.
+
+    A damaged one is passed over; with `warn` (one rank is enough) a warning says so.
+    """
+    for name in reversed(_stored(checkpoints)):
+        folder = storage.join(checkpoints, name)
+        wrong = markers.damage(folder)
+        if wrong is None:
+            with storage.local_folder(folder) as local:
+                load(state, local)
+            return
+        if warn:
+            LOGGER.warning("checkpoint %s is damaged (%s); going on from the one before", folder, wrong)
+
+
+def _stored(checkpoints: str) -> list[str]:
+    """Names of the checkpoint folders, oldest first."""
+    return sorted({name.split("/")[0] for name in storage.list_files(checkpoints)})
+
+
 def save(state: State, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(trainable(state.module), folder / "weights.safetensors")
-    torch.save(state.optimiser.state_dict(), folder / "optimiser.pt")
+    with (folder / "optimiser.pt").open("wb") as file:  # given a path, torch hides that the disk is full
+        torch.save(state.optimiser.state_dict(), file)
     (folder / "position.json").write_text(json.dumps({"step": state.step}))
 
 

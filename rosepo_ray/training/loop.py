@@ -59,11 +59,13 @@ def fit(
     world: World,
     on_step: Callable[[int, dict[str, float]], None],
     on_checkpoint: Callable[[State], None],
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train from `state.step` to `total_steps`; `batches` yields this rank's micro-batches from that step on.
 
     The gradient is that of (sum of all losses) / (sum of all counts) over the global batch. `on_step(step, metrics)`
-    gets global means on every rank; `on_checkpoint(state)` is called each `settings.checkpoint_every` steps.
+    gets global means on every rank; `on_checkpoint(state)` is called each `settings.checkpoint_every` steps, and before
+    an early end: once `should_stop()` holds on some rank, all ranks end before the next step.
 
     Raises RosepoError naming the rows when a loss or gradient is not finite; nothing is stepped then.
     """
@@ -74,7 +76,11 @@ def fit(
         began = time.perf_counter()
         micros = next(supply)
         waited = time.perf_counter() - began
-        metrics = _step(model, state, micros, loss, settings, total_steps, world)
+        sums = world.sum({"count": float(sum(micro.count for micro in micros)), "stop": float(should_stop())})
+        if sums["stop"]:
+            on_checkpoint(state)
+            return
+        metrics = _step(model, state, micros, sums["count"], loss, settings, total_steps, world)
         state.step += 1
         elapsed = time.perf_counter() - began
         metrics["wait_share"] = waited / elapsed
@@ -89,6 +95,7 @@ def _step(
     model: nn.Module,
     state: State,
     micros: list[MicroBatch],
+    total: float,
     loss: Loss,
     settings: FitSettings,
     total_steps: int,
@@ -97,7 +104,6 @@ def _step(
     rate = learning_rate(settings, state.step, total_steps)
     for group in state.optimiser.param_groups:
         group["lr"] = rate
-    total = world.sum({"count": float(sum(micro.count for micro in micros))})["count"]
     sums: dict[str, float] = {"loss": 0.0, "tokens": 0.0}
     bad: list[str] = []
     for number, micro in enumerate(micros):

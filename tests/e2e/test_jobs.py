@@ -15,42 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.synthetic import tiny
+from tests.e2e.conftest import Quiet
+from tests.e2e.processes import ROOT, job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("log")
-    path = folder / "tiny.yaml"
-    path.write_text("# python jobs/align.py --recipe tiny.yaml\n" + yaml.safe_dump(tiny(folder)))
-    return path
-
-
-def job(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
-    return subprocess.run(
-        [sys.executable, f"jobs/{name}.py", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=environment,
-        check=False,
-    )
-
-
-@pytest.fixture(scope="module")
-def run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    run_dir = tmp_path_factory.mktemp("runs") / "first"
-    return run_dir, job("align", "--recipe", str(recipe), "--run.dir", str(run_dir))
-
-
-def test_the_job_ends_with_the_table_and_the_run_directory(run: tuple[Path, subprocess.CompletedProcess[str]]):
-    run_dir, done = run
+def test_the_job_ends_with_the_table_and_the_run_directory(quiet: Quiet):
+    _, run_dir, done = quiet
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.strip().splitlines()
     assert lines[-1] == str(run_dir)
@@ -62,13 +35,13 @@ def test_the_job_ends_with_the_table_and_the_run_directory(run: tuple[Path, subp
     assert (run_dir / "run.log").read_text().count("run directory") == 1
 
 
-def test_the_terminal_is_not_flooded_by_ray(run: tuple[Path, subprocess.CompletedProcess[str]]):
-    noise = [line for line in run[1].stderr.splitlines() if "pid=" in line or "WARNING" in line]
+def test_the_terminal_is_not_flooded_by_ray(quiet: Quiet):
+    noise = [line for line in quiet.done.stderr.splitlines() if "pid=" in line or "WARNING" in line]
     assert len(noise) < 5, noise
 
 
-def test_a_second_start_computes_nothing_again(recipe: Path, run: tuple[Path, subprocess.CompletedProcess[str]]):
-    run_dir, first = run
+def test_a_second_start_computes_nothing_again(quiet: Quiet):
+    recipe, run_dir, first = quiet
     again = job("align", "--recipe", str(recipe), "--run.dir", str(run_dir))
     assert again.returncode == 0, again.stderr[-3000:]
     summary = json.loads((run_dir / "summary.json").read_text())
@@ -80,10 +53,8 @@ def test_a_second_start_computes_nothing_again(recipe: Path, run: tuple[Path, su
     assert tables[0] == tables[1]
 
 
-def test_other_settings_in_the_same_directory_are_refused(
-    recipe: Path, run: tuple[Path, subprocess.CompletedProcess[str]]
-):
-    refused = job("align", "--recipe", str(recipe), "--run.dir", str(run[0]), "--align.beta", "0.3")
+def test_other_settings_in_the_same_directory_are_refused(quiet: Quiet):
+    refused = job("align", "--recipe", str(quiet.recipe), "--run.dir", str(quiet.run_dir), "--align.beta", "0.3")
     assert refused.returncode == 2
     assert "align.beta is 0.1 there and 0.3 here" in refused.stderr
 
@@ -96,8 +67,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(recipe: Path, tmp_path: Path
     assert not (tmp_path / "none").exists()
 
 
-def test_promotion_moves_the_champion(run: tuple[Path, subprocess.CompletedProcess[str]]):
-    run_dir, _ = run
+def test_promotion_moves_the_champion(quiet: Quiet):
+    run_dir = quiet.run_dir
     assert job("promote", "--run", str(run_dir), "--dry-run").returncode == 0
     done = job("promote", "--run", str(run_dir))
     assert done.returncode == 0, done.stderr

@@ -15,10 +15,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """Ray with four logical CPUs (bookkeeping: the layouts under test must fit, whatever the machine has)."""
+    """Ray with seven logical CPUs (bookkeeping: the layouts under test must fit, whatever the machine has)."""
     import ray
 
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init("local", num_cpus=7, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
     from ray import serve
 

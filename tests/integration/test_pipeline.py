@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -107,19 +108,87 @@ def test_a_run_is_replayed_from_its_smoothing_table(settings: Settings, finished
             assert row[name] == pytest.approx(before[name], rel=1e-6, abs=1e-6), name
 
 
-def test_two_workers_train_as_one_does(settings: Settings, finished: dict[str, Any], tmp_path: Path):
-    step = next(p for p in pipeline.plan(settings, finished["run_dir"]) if p.stage.name == "sft")
-    two = settings.model_copy(
-        update={
-            "cluster": settings.cluster.model_copy(update={"workers": 2, "threads": 1}),
-            "sft": settings.sft.model_copy(update={"micro_batch": 3}),  # and with accumulation
-        }
+def _step(settings: Settings, finished: dict[str, Any], stage: str) -> pipeline.Planned:
+    return next(p for p in pipeline.plan(settings, finished["run_dir"]) if p.stage.name == stage)
+
+
+def _changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
+    return settings.model_copy(
+        update={name: getattr(settings, name).model_copy(update=values) for name, values in sections.items()}
     )
+
+
+def test_two_workers_with_accumulation_train_as_one_does(settings: Settings, finished: dict[str, Any], tmp_path: Path):
+    step = _step(settings, finished, "sft")
+    two = _changed(settings, cluster={"workers": 2, "threads": 1}, sft={"micro_batch": 2})  # 4 forward passes a step
     step.stage.run(two, step.inputs, str(tmp_path / "sft"))
     one = fitting.read_metrics(finished["stages"]["sft"].folder)
     for row, before in zip(fitting.read_metrics(str(tmp_path / "sft"))[:20], one, strict=False):
         assert row["loss"] == pytest.approx(before["loss"], abs=1e-4)
         assert row["count"] == before["count"]
+
+
+def test_two_workers_with_accumulation_align_as_one_does(settings: Settings, finished: dict[str, Any], tmp_path: Path):
+    """Two passes over the pairs: the second asks for nothing, whichever rank asked before."""
+    step = _step(settings, finished, "align")
+    found = {}
+    for name, workers, micro_batch in (("one", 1, 16), ("two", 2, 2)):
+        layout = _changed(
+            settings,
+            cluster={"workers": workers, "threads": 1},
+            align={
+                "micro_batch": micro_batch,
+                "epochs": 2,
+                "replay": None if workers == 2 else finished["stages"]["align"].folder,
+            },
+        )
+        out = str(tmp_path / name)
+        info = step.stage.run(layout, step.inputs, out)
+        found[name] = fitting.read_metrics(out), tables.read(out, "smoothing"), info["mean_epsilon"]
+    (one, smoothing, mean), (two, asked, mean_asked) = found["one"], found["two"]
+    assert [row["step"] for row in two] == list(range(1, 9))
+    for row, before in zip(two, one, strict=True):
+        for name in ("loss", "margin", "epsilon", "chosen_logp", "count"):
+            assert row[name] == pytest.approx(before[name], abs=1e-4), name
+    assert asked["example_id"].equals(smoothing["example_id"])
+    assert mean_asked == pytest.approx(mean, abs=1e-6)
+
+
+def test_rejected_samples_are_the_same_with_three_actors_and_other_blocks(
+    settings: Settings, finished: dict[str, Any], tmp_path: Path
+):
+    from ray.data import DataContext
+
+    step = _step(settings, finished, "reject")
+    context = DataContext.get_current()
+    before = context.target_max_block_size
+    context.target_max_block_size = 4096
+    try:
+        out = str(tmp_path / "reject")
+        step.stage.run(_changed(settings, cluster={"actors": 3}), step.inputs, out)
+    finally:
+        context.target_max_block_size = before
+    assert _hashes(out) == _hashes(step.folder)
+
+
+def test_rejection_goes_on_with_the_units_that_are_missing(
+    settings: Settings, finished: dict[str, Any], tmp_path: Path
+):
+    step = _step(settings, finished, "reject")
+    out = tmp_path / "reject"
+    shutil.copytree(Path(step.folder, "pairs"), out / "pairs")
+    removed = sorted((out / "pairs").iterdir())[1]
+    removed.unlink()
+    kept = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").iterdir()}
+    step.stage.run(settings, step.inputs, str(out))
+    assert _hashes(str(out)) == _hashes(step.folder)
+    assert {name: (out / "pairs" / name).stat().st_mtime_ns for name in kept} == kept
+
+
+def _hashes(folder: str) -> dict[str, str]:
+    names = [name for name in storage.list_files(folder) if name.endswith(".parquet")]
+    assert names
+    return {name: storage.sha256(storage.join(folder, name)) for name in names}
 
 
 def test_pairs_of_another_model_are_refused(settings: Settings, finished: dict[str, Any], tmp_path: Path):

@@ -146,7 +146,9 @@ def test_the_table_of_one_user_has_no_intervals():
         "differences": {"aligned-sft": {"hr@1": entry(0.01)}},
         "target_arp": 2.0,
         "split": "test",
+        "counts": {"examples": {"test": 9}},
     }
     lines = summary.table(content).splitlines()
     assert lines[1].split() == ["most", "popular", "0.5000", "0.5000", "0.5000", "0.5000", "0.5", "0.5000", "-"]
+    assert lines[2].startswith("4 of 9 test rows;")
     assert lines[3] == "aligned-sft: HR@1 +0.0100"

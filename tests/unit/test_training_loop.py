@@ -152,3 +152,76 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
     checkpoint.save(loop.start(Line(), FIT), tmp_path)
     with pytest.raises(RosepoError, match="another model"):
         checkpoint.load(loop.start(nn.Linear(2, 1, bias=False), FIT), tmp_path)
+
+
+def stored(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def trained_to(step: int) -> loop.State:
+    state = loop.start(Line(), FIT)
+    train(state.module, step, state=state)
+    return state
+
+
+def test_the_newest_two_checkpoints_are_kept_and_the_newest_is_loaded(tmp_path: Path):
+    for step in (3, 6, 9):
+        state = trained_to(step)
+        checkpoint.store(state, str(tmp_path))
+    assert stored(tmp_path) == ["step-00000006", "step-00000009"]
+    fresh = loop.start(Line(), FIT)
+    checkpoint.load_newest(fresh, str(tmp_path), warn=True)
+    assert fresh.step == 9
+    assert torch.equal(fresh.module.weight, state.module.weight)
+
+
+def test_nothing_happens_without_a_checkpoint(tmp_path: Path):
+    fresh = loop.start(Line(), FIT)
+    checkpoint.load_newest(fresh, str(tmp_path / "none"), warn=True)
+    assert fresh.step == 0
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimiser.pt", "position.json", "_done.json"])
+@pytest.mark.parametrize("how", ["cut short", "removed", "one bit changed"])
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    name: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    for step in (3, 6):
+        checkpoint.store(trained_to(step), str(tmp_path))
+    file = tmp_path / "step-00000006" / name
+    content = file.read_bytes()
+    if how == "removed":
+        file.unlink()
+    else:
+        at = content.index(b'"sha256": "') + 11 if name == "_done.json" else len(content) // 2
+        flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+        file.write_bytes(content[: len(content) // 2] if how == "cut short" else flipped)
+    monkeypatch.setattr(checkpoint.LOGGER, "propagate", True)
+    fresh = loop.start(Line(), FIT)
+    checkpoint.load_newest(fresh, str(tmp_path), warn=True)
+    assert fresh.step == 3
+    assert torch.equal(fresh.module.weight, trained_to(3).module.weight)
+    assert "step-00000006 is damaged" in caplog.text
+    checkpoint.store(trained_to(6), str(tmp_path))  # and the next one takes its place
+    checkpoint.load_newest(fresh, str(tmp_path), warn=True)
+    assert fresh.step == 6
+
+
+def test_a_request_to_stop_ends_after_a_checkpoint_and_the_rest_follows_exactly():
+    whole, part = Line(), Line()
+    train(whole, 8)
+    state, kept, asked = loop.start(part, FIT), [], iter([False] * 5 + [True])
+    loop.fit(
+        state,
+        batches(0, 4),
+        squared,
+        FIT,
+        8,
+        World(),
+        lambda step, metrics: None,
+        lambda state: kept.append(state.step),
+        lambda: next(asked),
+    )
+    assert (state.step, kept) == (5, [3, 5])
+    train(part, 8, state=state)
+    assert torch.equal(part.weight, whole.weight)
