@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
+import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
 from pyarrow import fs
 
@@ -14,6 +15,7 @@ from rosepo_ray.errors import BadInput
 
 Format = Literal["parquet", "csv", "tsv", "jsonl", "recbole"]
 Role = Literal["interactions", "items"]
+UTF8 = "utf-8"
 
 _FORMATS: dict[str, Format] = {
     ".parquet": "parquet",
@@ -31,20 +33,25 @@ _OTHER_ROLE = {"interactions": ".item", "items": ".inter"}  # a RecBole folder h
 
 @dataclass(frozen=True)
 class SourceFile:
-    """One input file: `root` opens the file system, `path` is the path inside it, `size` in bytes."""
+    """One input file: `root` opens the file system, `path` is the path inside it, `size` in bytes.
+
+    `encoding` is that of text: a name that Python knows. Parquet has none of its own.
+    """
 
     root: str
     path: str
     size: int
     format: Format
+    encoding: str = UTF8
 
     def open_file(self) -> Any:
         """Random access, for Parquet."""
         return storage.filesystem(self.root)[0].open_input_file(self.path)
 
     def open_stream(self) -> Any:
-        """Sequential access; .gz is decompressed on the way."""
-        return storage.filesystem(self.root)[0].open_input_stream(self.path, compression="detect")
+        """Sequential access to UTF-8 text; .gz is decompressed and another encoding transcoded on the way."""
+        stream = storage.filesystem(self.root)[0].open_input_stream(self.path, compression="detect")
+        return stream if self.encoding == UTF8 else pa.transcoding_input_stream(stream, self.encoding, UTF8)
 
 
 def format_of(path: str) -> Format | None:
@@ -79,8 +86,8 @@ def _listed(uri: str) -> tuple[list[tuple[str, int]], str, bool]:
     return [(path, int(info.size or 0))], uri, True
 
 
-def locate(uri: str, role: Role) -> list[SourceFile]:
-    """The input files behind `uri`, sorted by path; files of zero bytes are left out.
+def locate(uri: str, role: Role, encoding: str = UTF8) -> list[SourceFile]:
+    """The input files behind `uri`, sorted by path; files of zero bytes are left out. `encoding` is that of text.
 
     Raises BadInput where there is no file, no file of a known format, or nothing but empty files.
     """
@@ -94,7 +101,9 @@ def locate(uri: str, role: Role) -> list[SourceFile]:
     known = [(path, size, format_of(path)) for path, size in sorted(found)]
     if not single:
         known = [entry for entry in known if not entry[0].removesuffix(".gz").endswith(_OTHER_ROLE[role])]
-    files = [SourceFile(root, path, size, kind) for path, size, kind in known if kind is not None and size > 0]
+    files = [
+        SourceFile(root, path, size, kind, encoding) for path, size, kind in known if kind is not None and size > 0
+    ]
     if not files:
         if any(kind is not None for _, _, kind in known):
             raise BadInput(f"'{uri}' ({option}) holds no rows: every file there is empty; give the file with the data")

@@ -32,6 +32,11 @@ def read_items(
     parts = []
     for file in files:
         for batch in read(file, wanted):
+            if batch.broken:
+                first = batch.broken[0]
+                raise BadInput(
+                    f"data row {first.row + 1} of {file.path} {first.reason}; mend the file, an item must not be lost"
+                )
             with explained(file):
                 parts.append(_part(batch.table, batch.untyped, separator))
     where = files[0].path if len(files) == 1 else f"{files[0].path} and {len(files) - 1} more files"
@@ -41,7 +46,7 @@ def read_items(
     nameless = int(pc.sum(pc.is_null(table["item_id"])).as_py())
     if nameless:
         raise BadInput(f"{nameless} of {table.num_rows} items in {where} have no id; give each one an id")
-    untitled = table.filter(pc.equal(pc.utf8_trim_whitespace(pc.fill_null(table["title"], "")), ""))
+    untitled = table.filter(pc.equal(pc.fill_null(table["title"], ""), ""))
     if untitled.num_rows:
         raise BadInput(
             f"{untitled.num_rows} of {table.num_rows} items in {where} have no title, the first is "
@@ -70,7 +75,7 @@ def _part(table: pa.Table, untyped: bool, separator: str) -> pa.Table:
             genres = pc.split_pattern(pc.cast(given, pa.string()), separator)
     columns = {
         "item_id": values.ids(table.column("item"), untyped),
-        "title": pc.cast(titles, pa.string()),
+        "title": pc.utf8_trim_whitespace(pc.cast(titles, pa.string())),
         "genres": genres,
         "popularity": pa.array(np.zeros(size, np.int64)),
     }

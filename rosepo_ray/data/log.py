@@ -14,6 +14,9 @@ from rosepo_ray.config import Columns
 from rosepo_ray.data import values
 from rosepo_ray.data.readers import Batch, Wanted
 
+KINDS = ("fields", "json", "user", "item", "time", "rating")
+"""What can be wrong with a row: it cannot be taken apart (the first two), or this column has no value of use."""
+
 
 @dataclass(frozen=True)
 class LogRows:
@@ -23,8 +26,10 @@ class LogRows:
     time_kinds: np.ndarray
     bad_rows: np.ndarray
     """Data row numbers in the file, from 0."""
+    bad_kinds: list[int]
+    """One per bad row: index into KINDS."""
     reasons: list[str]
-    """One per bad row: what is wrong with it and the option that may mend it."""
+    """One per bad row: what is wrong with it."""
 
 
 def wanted(columns: Columns, min_rating: float | None) -> list[Wanted]:
@@ -47,43 +52,53 @@ def normalise(batch: Batch, *, timed: bool, rating_needed: bool) -> LogRows:
 
     Without a time column (`timed` false) the row number is the time. An empty rating is null unless `rating_needed`.
     """
-    table, size = batch.table, batch.table.num_rows
-    rows = np.arange(batch.first_row, batch.first_row + size, dtype=np.int64)
+    table, size, rows = batch.table, batch.table.num_rows, batch.rows
     users = values.ids(table.column("user"), batch.untyped)
     items = values.ids(table.column("item"), batch.untyped)
-    problems: list[tuple[np.ndarray, str, pa.ChunkedArray]] = [
-        (_null(users), "has no user id", table.column("user")),
-        (_null(items), "has no item id", table.column("item")),
+    problems: list[_Problem] = [
+        (_null(users), "user", "has no user id", table.column("user")),
+        (_null(items), "item", "has no item id", table.column("item")),
     ]
     if timed:
         times, kinds = values.times(table.column("time"))
         what = "has a time that is neither a number nor an ISO 8601 date"
-        problems.append((_null(times), what, table.column("time")))
+        problems.append((_null(times), "time", what, table.column("time")))
     else:
         times, kinds = pa.array(rows), np.full(size, values.INTEGER, np.uint8)
     ratings = pa.nulls(size, pa.float32())
     if "rating" in table.column_names:
         numbers, unreadable = values.numbers(table.column("rating"))
         ratings = pc.cast(numbers, pa.float32(), safe=False)
-        problems.append((unreadable, "has a rating that is no number", table.column("rating")))
+        problems.append((unreadable, "rating", "has a rating that is no number", table.column("rating")))
         if rating_needed:
-            problems.append((_null(numbers) & ~unreadable, "has no rating", table.column("rating")))
+            problems.append((_null(numbers) & ~unreadable, "rating", "has no rating", table.column("rating")))
     interactions = pa.table(
         {"user_id": users, "item_id": items, "timestamp": times, "rating": ratings, "row": pa.array(rows)},
         schema=schemas.SCHEMAS["interactions"],
     )
-    bad = np.logical_or.reduce([mask for mask, _, _ in problems])
-    if not bad.any():
-        return LogRows(interactions, kinds, rows[:0], [])
-    reasons = [_reason(problems, index) for index in np.flatnonzero(bad).tolist()]
-    return LogRows(interactions.filter(pa.array(~bad)), kinds[~bad], rows[bad], reasons)
+    bad = np.logical_or.reduce([mask for mask, *_ in problems])
+    # Where the reader left a row out there is nothing but its number; all bad rows come in the order of the file.
+    found = [(broken.row, KINDS.index(broken.kind), broken.reason) for broken in batch.broken]
+    found += [(int(rows[index]), *_reason(problems, index)) for index in np.flatnonzero(bad).tolist()]
+    found.sort()
+    return LogRows(
+        interactions.filter(pa.array(~bad)) if bad.any() else interactions,
+        kinds[~bad],
+        np.array([row for row, _, _ in found], np.int64),
+        [kind for _, kind, _ in found],
+        [reason for _, _, reason in found],
+    )
 
 
 def _null(array: pa.Array) -> np.ndarray:
     return np.asarray(pc.is_null(array).to_numpy(zero_copy_only=False))
 
 
-def _reason(problems: Sequence[tuple[np.ndarray, str, pa.ChunkedArray]], index: int) -> str:
-    _, what, column = next(problem for problem in problems if problem[0][index])
+_Problem = tuple[np.ndarray, str, str, pa.ChunkedArray]
+"""Which rows have it, its kind, what to say, and the column as the file has it."""
+
+
+def _reason(problems: Sequence[_Problem], index: int) -> tuple[int, str]:
+    _, kind, what, column = next(problem for problem in problems if problem[0][index])
     given = column[index].as_py()
-    return f"{what} ({str(given)[:60]!r})" if given not in (None, "") else what
+    return KINDS.index(kind), f"{what} ({str(given)[:60]!r})" if given not in (None, "") else what

@@ -2,6 +2,9 @@
 
 Text columns of CSV, TSV and RecBole files stay text here (`Batch.untyped`), so that an id such as 007 survives;
 Parquet and JSONL keep their types. What the values mean is decided in `log.py` and `items.py`.
+
+A row is numbered by its place among the file's data rows: the header and blank lines do not count, a line break inside
+quotes ends no row, and a row that cannot be read (`Broken`) counts like any other.
 """
 
 from __future__ import annotations
@@ -10,14 +13,15 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
+from rosepo_ray.data import json_lines
 from rosepo_ray.data.files import SourceFile
 from rosepo_ray.errors import BadInput
 
@@ -36,12 +40,23 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Consecutive rows of one file. `first_row` counts data rows from 0; an optional column may be absent."""
+class Broken:
+    """A row that cannot be taken apart: its number (from 0), `fields` or `json`, and what is wrong with it."""
 
-    first_row: int
+    row: int
+    kind: Literal["fields", "json"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Consecutive rows of one file and their numbers [N], from 0; an optional column may be absent."""
+
+    rows: np.ndarray
     table: pa.Table
     untyped: bool
+    broken: list[Broken] = field(default_factory=list)
+    """Rows that were left out; those of a file come with its batches in order, somewhat early perhaps."""
 
 
 def read(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[Batch]:
@@ -50,17 +65,37 @@ def read(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[Batch]:
     Raises BadInput naming the file for a missing column, and for content that is not what the suffix says.
     """
     with explained(file):
+        broken: list[Broken] = []
         if file.format == "parquet":
             tables = _parquet(file, wanted)
         elif file.format == "jsonl":
-            tables = _jsonl(file, wanted)
+            tables = _jsonl(file, wanted, broken)
         else:
-            tables = _delimited(file, wanted)
-        row = 0
+            tables = _delimited(file, wanted, broken)
+        numbers, told = _Numbers(), 0
         for table in tables:
-            if table.num_rows:
-                yield Batch(row, table, untyped=file.format in ("csv", "tsv", "recbole"))
-                row += table.num_rows
+            found, told = broken[told:], len(broken)
+            rows = numbers.of_next(table.num_rows, [b.row for b in found])
+            if len(rows) or found:
+                yield Batch(rows, table, file.format in ("csv", "tsv", "recbole"), found)
+
+
+class _Numbers:
+    """Numbers of the rows that are given out, where the numbers of those left out are known just in time."""
+
+    def __init__(self) -> None:
+        self._given = 0
+        self._gaps = np.array([], np.int64)  # numbers left out, at or after the next row
+
+    def of_next(self, count: int, left_out: list[int]) -> np.ndarray:
+        gaps = np.concatenate([self._gaps, np.array(left_out, np.int64)])
+        good = np.arange(count)
+        # Before gap j lie gaps[j] - j of the rows given out, so a row lies behind as many gaps as it exceeds that.
+        before = gaps - self._given - np.arange(len(gaps))
+        rows = self._given + good + np.searchsorted(before, good, side="right")
+        self._given = int(rows[-1]) + 1 if count else self._given
+        self._gaps = gaps[gaps >= self._given]
+        return rows
 
 
 @contextmanager
@@ -68,10 +103,12 @@ def explained(file: SourceFile) -> Iterator[None]:
     """Errors of Arrow and of the file system inside the `with`, as BadInput that names the file."""
     try:
         yield
-    except (UnicodeDecodeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+    except (UnicodeError, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         said = " ".join(str(error).split())[:200]
-        if isinstance(error, UnicodeDecodeError) or "UTF8" in said or "UTF-8" in said:
-            why, remedy = "is not UTF-8 text", "convert it to UTF-8, for example with iconv"
+        if isinstance(error, UnicodeError) or "UTF8" in said or "UTF-8" in said or _undecoded(said):
+            why = f"is not {file.encoding.upper()} text"
+            remedy = "name its encoding with --data.encoding, for example latin-1, or convert it"
+            said = said.encode("ascii", "replace").decode()
         else:
             why, remedy = f"is not readable as {file.format}", "repair or remove the file"
         raise BadInput(f"{file.path} {why} ({said}); {remedy}") from error
@@ -80,6 +117,11 @@ def explained(file: SourceFile) -> Iterator[None]:
     except (OSError, EOFError) as error:
         said = " ".join(str(error).split())[:200]
         raise BadInput(f"{file.path} cannot be read ({said}); the file may be damaged") from error
+
+
+def _undecoded(said: str) -> bool:
+    """Whether an error quotes text that could not be decoded."""
+    return any(sign == "\ufffd" or "\ud800" <= sign <= "\udfff" for sign in said)
 
 
 def _choose(file: SourceFile, wanted: Sequence[Wanted], found: Sequence[str]) -> dict[str, str]:
@@ -107,19 +149,20 @@ def _by_role(table: pa.Table, chosen: dict[str, str]) -> pa.Table:
     return pa.table({role: table.column(name) for role, name in chosen.items()})
 
 
-def _header(file: SourceFile, delimiter: str, quoting: Literal[0, 3]) -> list[str]:
-    """The names in the first line that is not blank; empty where there is none."""
+def _header(file: SourceFile, delimiter: str, quoting: Literal[0, 3]) -> tuple[list[str], bool]:
+    """The names in the first line that is not blank (empty where there is none), and whether it is all there is."""
     with file.open_stream() as stream:
         start = stream.read(1 << 20)
+    alone = len(start.strip().splitlines()) <= 1 and len(start) < 1 << 20
     text = start[: start.rfind(b"\n") + 1 or None].decode("utf-8-sig")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
-    return next((row for row in rows if row), [])
+    return next((row for row in rows if row), []), alone
 
 
-def _delimited(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[pa.Table]:
+def _delimited(file: SourceFile, wanted: Sequence[Wanted], broken: list[Broken]) -> Iterator[pa.Table]:
     plain = file.format == "recbole"  # its atomic files know no quoting
     delimiter = "," if file.format == "csv" else "\t"
-    header = _header(file, delimiter, csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
+    header, alone = _header(file, delimiter, csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
     if not header:
         return
     cleaned = [name.strip() for name in header]
@@ -129,15 +172,25 @@ def _delimited(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[pa.Table]
     names = list(dict.fromkeys(chosen.values()))
     if doubled := [name for name in names if header.count(name) > 1]:
         raise BadInput(f"{file.path} has more than one column '{doubled[0]}'; rename the others")
+    if alone:  # which Arrow takes for an empty file where no line break follows
+        return
+
+    def left_out(row: Any) -> str:
+        reason = f"has {row.actual_columns} fields where the header has {row.expected_columns} ({row.text[:60]!r})"
+        broken.append(Broken(row.number - 2, "fields", reason))  # Arrow counts from 1 and the header too
+        return "skip"
+
     with file.open_stream() as stream:
         reader = pa.csv.open_csv(
             stream,
-            read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES),
+            # With threads Arrow would not know the numbers of the rows; the tasks are parallel already.
+            read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
             parse_options=pa.csv.ParseOptions(
                 delimiter=delimiter,
                 quote_char=False if plain else '"',
                 double_quote=not plain,
                 newlines_in_values=not plain,
+                invalid_row_handler=left_out,
             ),
             convert_options=pa.csv.ConvertOptions(
                 column_types={name: pa.string() for name in names},
@@ -149,6 +202,7 @@ def _delimited(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[pa.Table]
         )
         for batch in reader:
             yield _by_role(pa.Table.from_batches([batch]), chosen)
+        yield _by_role(reader.schema.empty_table(), chosen)  # rows left out since the last batch
 
 
 def _line_blocks(file: SourceFile) -> Iterator[bytes]:
@@ -168,13 +222,17 @@ def _line_blocks(file: SourceFile) -> Iterator[bytes]:
     yield rest
 
 
-def _jsonl(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[pa.Table]:
-    seen = False
+def _jsonl(file: SourceFile, wanted: Sequence[Wanted], broken: list[Broken]) -> Iterator[pa.Table]:
+    names = {column.role: column.name for column in wanted}
+    text = [names[role] for role in ("user", "item", "title") if role in names]
+    seen, row = False, 0
     for block in _line_blocks(file):
         if not block.strip():
             continue
-        table = _parse_json(block, wanted)
-        if not seen:
+        table, wrong, rows = json_lines.parse(block, list(names.values()), text)
+        broken += [Broken(row + place, "json", reason) for place, reason in wrong]
+        row += rows
+        if not seen and table.num_rows:
             _choose(file, wanted, table.column_names)
             seen = True
         # A later block may lack a field altogether: its rows have no value there.
@@ -182,15 +240,3 @@ def _jsonl(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[pa.Table]:
         for name in set(columns.values()) - set(table.column_names):
             table = table.append_column(name, pa.nulls(table.num_rows, pa.string()))
         yield _by_role(table, columns)
-
-
-def _parse_json(block: bytes, wanted: Sequence[Wanted]) -> pa.Table:
-    """Text is tried first: by inference, Arrow would turn ids and titles that look like dates into times."""
-    text = pa.schema([(c.name, pa.string()) for c in wanted if c.role in ("user", "item", "title")])
-    options = pa.json.ReadOptions(block_size=max(len(block), 1) + 1)
-    try:
-        return pa.json.read_json(
-            io.BytesIO(block), read_options=options, parse_options=pa.json.ParseOptions(explicit_schema=text)
-        )
-    except pa.ArrowInvalid:
-        return pa.json.read_json(io.BytesIO(block), read_options=options)

@@ -21,11 +21,15 @@ from rosepo_ray.stages import data_build, data_plan
 from rosepo_ray.stages.data_scatter import scatter
 
 _WORK = "_partitions"
-_TABLES = ("items", "sequences", "taken", "examples")
+_TABLES = ("items", "sequences", "taken", "examples", "dropped")
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
-    """Writes the four tables below `out`; returns {"counts", "dataset", "protocol", "split"}.
+    """Writes the four tables below `out`, and `dropped` where rows were left out; returns {"counts", "dataset",
+    "protocol", "split"}.
+
+    The rows of the log are counts.interactions + the sum of counts.dropped; of the interactions each is unknown, a
+    duplicate, filtered or kept.
 
     Raises BadInput where the files or the settings cannot work; nothing is left in `out` then.
     """
@@ -56,6 +60,7 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
             "lower --data.candidates or add items"
         )
     plan = data_plan.Plan(
+        out=out,
         work=storage.join(out, _WORK),
         partitions=data_plan.partitions(source.interactions),
         one_file=len(source.interactions) == 1,
@@ -68,10 +73,12 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
     scattered = scatter(plan)
     ordered = list(data_build.each(data_build.order_partition, plan, scattered.names, scattered.fractions))
     kept = sum(part["kept"] for part in ordered)
-    counts = {
+    counts: dict[str, Any] = {
+        "dropped": scattered.dropped,
         "interactions": scattered.rows,
         "unknown_items": scattered.unknown,
         "duplicates": sum(part["duplicates"] for part in ordered),
+        "filtered": sum(part["filtered"] for part in ordered),
         "kept": kept,
         "users": sum(part["users"] for part in ordered),
         "items": item_table.num_rows,
@@ -115,10 +122,12 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
     }
 
 
-def _summary(counts: dict[str, int], data: DataSettings) -> str:
+def _summary(counts: dict[str, Any], data: DataSettings) -> str:
     text = f"{counts['interactions']} interactions of {counts['users']} users"
     if data.min_rating is not None:
         text += f", {counts['kept']} of them rated {data.min_rating:g} or more"
+    if dropped := sum(counts["dropped"].values()):
+        text += f", {dropped} more rows that cannot be used"
     if counts["unknown_items"]:
         text += f", {counts['unknown_items']} with items that the items file lacks"
     return text

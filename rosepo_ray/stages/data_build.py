@@ -61,6 +61,7 @@ def order_partition(plan: Plan, index: int, names: list[str], fractions: bool) -
     times, ties = found.time_N[found.kept_N], found.tie_N[found.kept_N]
     return {
         "duplicates": duplicates,
+        "filtered": int(np.count_nonzero(~found.kept_N)),
         "kept": len(times),
         "users": len(found.users),
         "repeated": bool((found.kept_lengths >= 2).any()),

@@ -10,7 +10,7 @@ import ray
 from rosepo_ray import storage
 from rosepo_ray.config import Columns, DataSettings
 from rosepo_ray.data import samples
-from rosepo_ray.data.files import SourceFile, locate
+from rosepo_ray.data.files import UTF8, SourceFile, locate
 from rosepo_ray.errors import BadInput
 
 PARTITION_BYTES = 16 << 20
@@ -33,6 +33,7 @@ class Source:
 class Plan:
     """What every task needs to know. `catalogue` refers to the item ids (sorted) in the object store."""
 
+    out: str
     work: str
     partitions: int
     one_file: bool
@@ -48,7 +49,19 @@ def find_source(data: DataSettings, work: str) -> Source:
     if data.sample == "none":
         assert data.interactions is not None  # config.py has checked both
         assert data.items is not None
-        return Source(locate(data.interactions, "interactions"), locate(data.items, "items"), data.columns)
+        log = locate(data.interactions, "interactions", data.encoding)
+        items = locate(data.items, "items", data.encoding)
+        if data.encoding != UTF8 and all(file.format == "parquet" for file in (*log, *items)):
+            raise BadInput(
+                f"data.encoding {data.encoding} has no effect, since log and items are Parquet, whose text is always "
+                "UTF-8; leave it out"
+            )
+        return Source(log, items, data.columns)
+    if data.encoding != UTF8:
+        raise BadInput(
+            f"data.encoding has no effect with data.sample {data.sample}, whose encoding is known; leave it out, or "
+            "add --data.sample none for your own files"
+        )
     if data.columns != Columns():
         raise BadInput(
             f"data.columns has no effect with data.sample {data.sample}, whose columns are known; "

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from rosepo_ray import storage
+from rosepo_ray import storage, tables
 from rosepo_ray.data import log, partition, readers, values
 from rosepo_ray.data.files import SourceFile
 from rosepo_ray.errors import BadInput
@@ -33,7 +33,11 @@ class Scattered:
 
     names: list[str]
     rows: int
+    """Readable rows."""
     unknown: int
+    """Those with an item that the items file lacks."""
+    dropped: dict[str, int]
+    """Rows left out because they cannot be read, by `log.KINDS`."""
     fractions: bool
 
 
@@ -50,9 +54,26 @@ def _units(files: Sequence[SourceFile]) -> list[list[int]]:
     return units
 
 
-_PROBLEM = pa.schema([("file", pa.int32()), ("problem", pa.string())])
+_PROBLEM = pa.schema([("file", pa.int32()), ("kind", pa.uint8()), ("problem", pa.string())])
 _BLOCK = pa.schema([*partition.ROWS, *_PROBLEM])
-_FATAL = -1
+_FATAL = 254
+"""The kind of what is wrong with a whole file."""
+_UNKNOWN = 255
+"""The kind of the first unknown item of a batch, where such items are refused; it is no bad row."""
+_GROUPS = {"bad": range(len(log.KINDS)), "whole_file": [_FATAL], "unknown": [_UNKNOWN]}
+_FIRST = pa.struct([("file", pa.int32()), ("row", pa.int64()), ("problem", pa.string())])
+_SUMMARY = pa.schema(
+    [
+        ("name", pa.string()),
+        ("rows", pa.int64()),
+        ("unknown", pa.int64()),
+        ("numbers", pa.bool_()),
+        ("fractions", pa.bool_()),
+        ("dates", pa.bool_()),
+        ("bad", pa.list_(pa.int64())),  # by kind
+        ("first", pa.struct([(name, _FIRST) for name in _GROUPS])),
+    ]
+)
 
 
 def _read(batch: pa.Table, plan: Plan, units: list[list[int]]) -> Iterator[pa.Table]:
@@ -65,13 +86,14 @@ def _read(batch: pa.Table, plan: Plan, units: list[list[int]]) -> Iterator[pa.Ta
             yield _BLOCK.empty_table()
             try:
                 for found in readers.read(plan.files[index], wanted):
-                    rows = log.normalise(found, timed=plan.timed, rating_needed=plan.data.min_rating is not None)
-                    yield _block(rows, index, catalogue)
+                    with readers.explained(plan.files[index]):
+                        rows = log.normalise(found, timed=plan.timed, rating_needed=plan.data.min_rating is not None)
+                    yield _block(rows, index, catalogue, plan.data.on_unknown_item == "fail")
             except BadInput as error:
-                yield _problems(index, np.array([_FATAL]), [str(error)])
+                yield _problems(index, np.array([-1]), [_FATAL], [str(error)])
 
 
-def _block(rows: log.LogRows, index: int, catalogue: pa.Array) -> pa.Table:
+def _block(rows: log.LogRows, index: int, catalogue: pa.Array, name_unknown: bool) -> pa.Table:
     table = rows.interactions
     size = table.num_rows
     codes = pc.fill_null(pc.index_in(table["item_id"], value_set=catalogue), -1)
@@ -84,23 +106,31 @@ def _block(rows: log.LogRows, index: int, catalogue: pa.Array) -> pa.Table:
             table["rating"],
             table["row"],
             pa.array(np.full(size, index, np.int32)),
+            pa.nulls(size, pa.uint8()),
             pa.nulls(size, pa.string()),
         ],
         schema=_BLOCK,
     )
-    return pa.concat_tables([good, _problems(index, rows.bad_rows, rows.reasons)])
+    parts = [good, _problems(index, rows.bad_rows, rows.bad_kinds, rows.reasons)]
+    if name_unknown and (first := pc.index(codes, pa.scalar(-1, pa.int32())).as_py()) >= 0:
+        said = f"names item '{table['item_id'][first]}'"
+        parts.append(_problems(index, table["row"].to_numpy()[first : first + 1], [_UNKNOWN], [said]))
+    return pa.concat_tables(parts)
 
 
-def _problems(index: int, bad_rows: np.ndarray, reasons: list[str]) -> pa.Table:
+def _problems(index: int, bad_rows: np.ndarray, kinds: list[int], reasons: list[str]) -> pa.Table:
     size = len(reasons)
     columns: list[pa.Array] = [pa.nulls(size, field.type) for field in partition.ROWS]
     columns[partition.ROWS.names.index("row")] = pa.array(bad_rows, pa.int64())
-    return pa.table([*columns, pa.array(np.full(size, index, np.int32)), pa.array(reasons, pa.string())], schema=_BLOCK)
+    columns += [pa.array(np.full(size, index, np.int32)), pa.array(kinds, pa.uint8()), pa.array(reasons, pa.string())]
+    return pa.table(columns, schema=_BLOCK)
 
 
 def _write_rows(block: pa.Table, plan: Plan) -> pa.Table:
-    """One file with a row group for each partition; returns its name and counts (one row), or the problems."""
-    wrong = block.filter(pc.is_valid(block["problem"]))
+    """One file with a row group for each partition; returns its name and counts (one row), and the first problem."""
+    wrong = block.filter(pc.is_valid(block["problem"])).sort_by([("file", "ascending"), ("row", "ascending")])
+    if plan.data.on_bad_row == "drop":
+        _write_dropped(wrong.filter(pc.less(wrong["kind"], len(log.KINDS))), plan)
     good = block.filter(pc.is_null(block["problem"]))
     known = good.filter(pc.greater_equal(good["item"], 0))
     name = ""
@@ -112,7 +142,6 @@ def _write_rows(block: pa.Table, plan: Plan) -> pa.Table:
         bounds = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=plan.partitions))])
         _write(plan, name, arranged, bounds)
     kinds = np.unique(good["time_kind"].to_numpy())
-    first = wrong.sort_by([("file", "ascending"), ("row", "ascending")]).slice(0, 1).to_pylist()
     summary = {
         "name": name,
         "rows": good.num_rows,
@@ -120,12 +149,24 @@ def _write_rows(block: pa.Table, plan: Plan) -> pa.Table:
         "numbers": bool(np.isin(kinds, [values.INTEGER, values.FRACTION]).any()),
         "fractions": values.FRACTION in kinds,
         "dates": values.DATE in kinds,
-        "bad": wrong.num_rows,
-        "bad_file": first[0]["file"] if first else -1,
-        "bad_row": first[0]["row"] if first else 0,
-        "bad_reason": first[0]["problem"] if first else "",
+        "bad": np.bincount(wrong["kind"].to_numpy(), minlength=len(log.KINDS))[: len(log.KINDS)].tolist(),
+        "first": {name: _first(wrong, kinds) for name, kinds in _GROUPS.items()},
     }
-    return pa.Table.from_pylist([summary])
+    return pa.Table.from_pylist([summary], schema=_SUMMARY)
+
+
+def _first(wrong: pa.Table, kinds: Sequence[int]) -> dict[str, Any] | None:
+    """File, row and problem of the first row with a problem of these kinds."""
+    rows = wrong.filter(pc.is_in(wrong["kind"], value_set=pa.array(kinds, pa.uint8())))
+    return rows.select(["file", "row", "problem"]).slice(0, 1).to_pylist()[0] if rows.num_rows else None
+
+
+def _write_dropped(bad: pa.Table, plan: Plan) -> None:
+    if bad.num_rows:
+        files = pa.array([file.path for file in plan.files]).take(bad["file"].combine_chunks())
+        table = pa.table({"file": files, "row": pc.add(bad["row"], 1), "reason": bad["problem"]})
+        # As for the partitions: a task that runs again writes the same file.
+        tables.write_part(plan.out, "dropped", f"{bad['file'][0].as_py():06d}-{bad['row'][0].as_py():012d}", table)
 
 
 def _write(plan: Plan, name: str, table: pa.Table, bounds: np.ndarray) -> None:
@@ -152,18 +193,27 @@ def scatter(plan: Plan) -> Scattered:
         )
         found: list[dict[str, Any]] = []
         for row in rows.iter_rows():
-            if row["bad"] and row["bad_row"] == _FATAL:
-                raise BadInput(row["bad_reason"])
+            if row["first"]["whole_file"]:
+                raise BadInput(row["first"]["whole_file"]["problem"])
             found.append(row)
-    bad = [row for row in found if row["bad"]]
-    total = sum(row["rows"] for row in found)
-    if bad:
-        first = min(bad, key=lambda row: (row["bad_file"], row["bad_row"]))
-        number = sum(row["bad"] for row in bad)
+    _check(found, plan)
+    return Scattered(
+        names=sorted(row["name"] for row in found if row["name"]),
+        rows=sum(row["rows"] for row in found),
+        unknown=sum(row["unknown"] for row in found),
+        dropped={kind: sum(row["bad"][index] for row in found) for index, kind in enumerate(log.KINDS)},
+        fractions=any(row["fractions"] for row in found),
+    )
+
+
+def _check(found: list[dict[str, Any]], plan: Plan) -> None:
+    """Raises BadInput where the rows as a whole cannot be used, or not as the settings want it."""
+    total, bad = sum(row["rows"] for row in found), sum(sum(row["bad"]) for row in found)
+    if bad and (plan.data.on_bad_row == "fail" or not total):
+        leave = " or leave them out with --data.on_bad_row drop" if total else ""
         raise BadInput(
-            f"{number} of {total + number} rows of the log cannot be used; the first is data row "
-            f"{first['bad_row'] + 1} of {plan.files[first['bad_file']].path}, which {first['bad_reason']}; mend or "
-            "remove these rows, or name other columns with --data.columns.*"
+            f"{bad} of {total + bad} rows of the log cannot be used; the first is {_place(found, 'bad', plan)}; mend "
+            f"or remove these rows, or name other columns with --data.columns.*{',' if leave else ''}{leave}"
         )
     if not total:
         raise BadInput(f"{plan.files[0].path} holds no interactions; give a log with rows")
@@ -173,9 +223,18 @@ def scatter(plan: Plan) -> Scattered:
             f"none of the {total} interactions names an item of the items file; check that both use the same ids, and "
             "--data.columns.item"
         )
+    if unknown and plan.data.on_unknown_item == "fail":
+        raise BadInput(
+            f"{unknown} of {total} interactions name an item that the items file lacks; the first is "
+            f"{_place(found, 'unknown', plan)}; add the items, or leave such rows out with --data.on_unknown_item drop"
+        )
     if any(row["dates"] for row in found) and any(row["numbers"] for row in found):
         raise BadInput(
             "some times of the log are numbers and others dates, which have no common order; use one of them"
         )
-    names = sorted(row["name"] for row in found if row["name"])
-    return Scattered(names, total, unknown, any(row["fractions"] for row in found))
+
+
+def _place(found: list[dict[str, Any]], group: str, plan: Plan) -> str:
+    rows = [row["first"][group] for row in found if row["first"][group]]
+    first = min(rows, key=lambda row: (row["file"], row["row"]))
+    return f"data row {first['row'] + 1} of {plan.files[first['file']].path}, which {first['problem']}"

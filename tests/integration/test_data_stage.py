@@ -12,6 +12,7 @@ import pytest
 from rosepo_ray import schemas, storage, tables
 from rosepo_ray.config_sources import build
 from rosepo_ray.data import samples
+from rosepo_ray.data.log import KINDS
 from rosepo_ray.errors import BadInput
 from rosepo_ray.stages import data, data_plan, data_scatter
 
@@ -65,9 +66,11 @@ def log(tmp_path):
 def test_movielens(ray_cluster, tmp_path):
     info = data.run(build({"data": {"min_rating": 4}}), {}, str(tmp_path))
     assert info["counts"] == {
+        "dropped": dict.fromkeys(KINDS, 0),
         "interactions": 100_000,
         "unknown_items": 0,
         "duplicates": 0,
+        "filtered": 44_625,
         "kept": 55_375,
         "users": 943,
         "items": 1_682,
@@ -181,9 +184,11 @@ def test_columns_by_name_unknown_items_duplicates_and_dates(tmp_path):
     info = run(tmp_path / "out", **settings)
     # 30 kept: 24 | 3 | 3; each user's first interaction is no target
     assert info["counts"] == {
+        "dropped": dict.fromkeys(KINDS, 0),
         "interactions": 32,
         "unknown_items": 1,
         "duplicates": 1,
+        "filtered": 0,
         "kept": 30,
         "users": 3,
         "items": 20,

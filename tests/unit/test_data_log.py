@@ -69,7 +69,8 @@ def test_times_that_cannot_be_read_are_null():
 
 
 def batch(**columns):
-    return Batch(10, pa.table(columns), untyped=True)
+    table = pa.table(columns)
+    return Batch(np.arange(10, 10 + len(table)), table, untyped=True)
 
 
 def test_normalise_gives_the_schema_and_row_numbers():
@@ -100,6 +101,7 @@ def test_bad_rows_are_told_with_what_was_given():
     rows = log.normalise(batch(**columns), timed=True, rating_needed=True)
     assert rows.interactions["row"].to_pylist() == [10]
     assert rows.bad_rows.tolist() == [11, 12, 13, 14, 15]
+    assert [log.KINDS[kind] for kind in rows.bad_kinds] == ["user", "item", "time", "rating", "rating"]
     assert rows.reasons == [
         "has no user id",
         "has no item id",

@@ -84,7 +84,7 @@ def test_jsonl_optional_field_of_a_later_block(tmp_path, monkeypatch):
     [file] = locate(str(path), "interactions")
     batches = list(read(file, WANTED))
     assert len(batches) > 3
-    assert [b.first_row for b in batches] == [sum(x.table.num_rows for x in batches[:i]) for i in range(len(batches))]
+    assert [row for b in batches for row in b.rows.tolist()] == list(range(8))
     found = [row for b in batches for row in b.table.to_pylist()]
     assert [row["user"] for row in found] == [f"u{i}" for i in range(8)]
     assert [row.get("rating") for row in found] == [None] * 5 + [5, None, None]
@@ -97,7 +97,7 @@ def test_parquet_types_and_batches(tmp_path, monkeypatch):
     pq.write_table(table, path)
     [file] = locate(str(path), "interactions")
     batches = list(read(file, WANTED))
-    assert [b.first_row for b in batches] == [0, 2]
+    assert [b.rows.tolist() for b in batches] == [[0, 1], [2]]
     assert [row for b in batches for row in b.table.to_pylist()] == [
         {"user": "a", "item": 1},
         {"user": "b", "item": 2},
@@ -114,7 +114,7 @@ def test_csv_streams_in_batches(tmp_path, monkeypatch):
     batches = list(read(file, WANTED))
     assert len(batches) > 3
     assert [row["user"] for b in batches for row in b.table.to_pylist()] == [f"u{i}" for i in range(50)]
-    assert batches[1].first_row == batches[0].table.num_rows
+    assert [row for b in batches for row in b.rows.tolist()] == list(range(50))
 
 
 @pytest.mark.parametrize(
@@ -145,9 +145,12 @@ def test_missing_column_in_parquet(tmp_path):
     [
         ("log.csv", "user_id,item_id\nJosé,1\n".encode("latin-1"), "not UTF-8"),
         ("log.csv", "user_id,itém\n1,1\n".encode("latin-1"), "not UTF-8"),
-        ("log.csv", b"user_id,item_id\n1,2,3\n", "not readable as csv"),
+        ("log.csv", "user_id,item_id\nJosé\n".encode("latin-1"), "not UTF-8"),
+        ("log.jsonl", '{"user_id": "José", "item_id": 1}\n'.encode("latin-1"), "not UTF-8"),
+        ("log.jsonl", '{"user_id": "José", "item_id": 1}\n[]\n'.encode("latin-1"), "not UTF-8"),
+        ("log.csv", "user_id,item_id\n1,1\n".encode("utf-16"), "not UTF-8"),
+        ("log.csv", b'user_id,item_id\n1,"2\n' + b"1,2\n" * (readers.BLOCK_BYTES // 2), "not readable as csv"),
         ("log.csv", b"user_id,item_id,item_id\n1,2,3\n", "more than one column 'item_id'"),
-        ("log.jsonl", b'{"user_id": \n', "not readable as jsonl"),
         ("log.parquet", b"PAR1 broken", "log.parquet"),
         ("log.csv.gz", b"\x1f\x8b broken", "log.csv.gz"),
         ("log.csv.gz", gzip.compress(b"user_id,item_id\n" + b"1,2\n" * 100_000)[:300], "log.csv.gz"),
@@ -159,7 +162,10 @@ def test_damaged_files(tmp_path, name, content, said):
         rows(tmp_path / name)
 
 
-@pytest.mark.parametrize("content", [b"user_id,item_id\n", b"\n\n", b"\xef\xbb\xbf"])
-def test_files_without_rows_give_nothing(tmp_path, content):
-    (tmp_path / "log.csv").write_bytes(content)
+@pytest.mark.parametrize(
+    "header", [b"user_id,item_id\n", b"user_id,item_id", b'user_id,"item_id"\r\n\r\n', b"\n\n", b"\n"]
+)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_files_without_rows_give_nothing(tmp_path, mark, header):
+    (tmp_path / "log.csv").write_bytes(mark + header)
     assert rows(tmp_path / "log.csv") == []
