@@ -17,7 +17,7 @@ def fingerprint(values: Any) -> str:
 
 
 def read(folder: str) -> dict[str, Any] | None:
-    """The marker of a finished stage, or None."""
+    """The marker of a finished folder, or None. Raises ValueError where it is no JSON object."""
     uri = storage.join(folder, NAME)
     return dict(storage.read_json(uri)) if storage.exists(uri) else None
 
@@ -32,14 +32,15 @@ def damage(folder: str) -> str | None:
     """What is wrong with a finished folder: the marker or a file is missing, or a file's hash differs; else None."""
     try:
         marker = read(folder)
-    except ValueError:  # not JSON: cut short
+        if marker is None:
+            return f"{NAME} is missing"
+        hashes = {name: entry["sha256"] for name, entry in marker["files"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError):  # cut short, or no marker at all
         return f"{NAME} cannot be read"
-    if marker is None:
-        return f"{NAME} is missing"
     present = set(storage.list_files(folder))
-    for name, entry in marker["files"].items():
+    for name, expected in hashes.items():
         if name not in present:
             return f"{name} is missing"
-        if storage.sha256(storage.join(folder, name)) != entry["sha256"]:
+        if storage.sha256(storage.join(folder, name)) != expected:
             return f"{name} is not what was written"
     return None

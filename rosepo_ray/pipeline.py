@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rosepo_ray import __version__, disk, logs, markers, storage
+from rosepo_ray import __version__, disk, logs, markers, storage, termination
 from rosepo_ray.config import Settings
 from rosepo_ray.errors import BadInput, RosepoError, short
 from rosepo_ray.logs import LOGGER
@@ -84,8 +84,17 @@ def plan(settings: Settings, run_dir: str) -> list[Planned]:
         before = {name: folder.rpartition("/")[2] for name, folder in inputs.items()}
         known = [__version__, values, before, _input_files(settings) if stage.name == "data" else []]
         folder = storage.join(run_dir, stage.name, markers.fingerprint(known))
-        planned.append(Planned(stage, folder, inputs, markers.read(folder)))
+        planned.append(Planned(stage, folder, inputs, _marker(folder)))
     return planned
+
+
+def _marker(folder: str) -> dict[str, Any] | None:
+    try:
+        return markers.read(folder)
+    except (ValueError, TypeError) as error:
+        raise BadInput(
+            f"{folder}/{markers.NAME} is damaged ({error}); remove that folder, and its stage runs again"
+        ) from error
 
 
 def _value(settings: Settings, name: str) -> Any:
@@ -137,6 +146,7 @@ def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, 
             )
         planned = found
     for step in planned:
+        termination.check()
         name = step.stage.name
         if step.done is not None:
             results[name] = Finished(step.folder, step.done["info"], step.done["seconds"], True)
@@ -158,6 +168,8 @@ def _run_stage(settings: Settings, step: Planned) -> Finished:
         try:
             if step.stage.rewrites:
                 storage.remove_folder(step.folder)
+            else:
+                storage.remove_leftovers(step.folder)
             info = step.stage.run(settings, step.inputs, step.folder)
             seconds = time.monotonic() - began
             markers.write(step.folder, info, seconds)

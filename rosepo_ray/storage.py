@@ -19,6 +19,8 @@ from pyarrow import fs
 from rosepo_ray.disk import guarded
 from rosepo_ray.errors import BadInput
 
+_TEMPORARY = ".tmp-"
+
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     """The Arrow file system of `uri` and the path inside it. Raises BadInput for a scheme Arrow does not know."""
@@ -78,7 +80,7 @@ def _writing(system: fs.FileSystem, path: str) -> Iterator[Any]:
     folder = Path(path).parent
     with guarded(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".tmp-", delete=False) as stream:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=_TEMPORARY, delete=False) as stream:
             try:
                 yield stream
                 stream.flush()  # a full disk may show only now
@@ -104,6 +106,14 @@ def sha256(uri: str) -> str:
         while chunk := stream.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def remove_leftovers(uri: str) -> None:
+    """Remove the temporary files that killed writes left below a local folder; elsewhere a write leaves none."""
+    system, path = filesystem(uri)
+    if isinstance(system, fs.LocalFileSystem):
+        for file in Path(path).rglob(f"{_TEMPORARY}*"):
+            file.unlink()
 
 
 def remove_folder(uri: str) -> None:

@@ -45,6 +45,12 @@ def stopped(detail: str = "") -> Stopped:
     return error
 
 
+def check() -> None:
+    """Raises Stopped where a request was noted: between stages and units, and where a library swallowed the first."""
+    if _noted:
+        raise stopped()
+
+
 @contextmanager
 def deferred() -> Iterator[Callable[[], bool]]:
     """Inside, the first request is only noted; the yielded function tells whether there was one."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rosepo_ray import markers, storage, tables
 from rosepo_ray.config import Settings
-from rosepo_ray.errors import Refused
+from rosepo_ray.errors import Refused, RosepoError
 from rosepo_ray.losses import OBJECTIVES, margins
 from rosepo_ray.stages import answers, fitting, pair_stream
 from rosepo_ray.training.loop import MicroBatch
@@ -31,15 +31,15 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     arguments = {"settings": settings, "pairs": inputs["reject"], "data": inputs["data"], "sft": inputs["sft"]}
     arguments |= {"out": out, "app": app}
     if app is None:
-        fitting.run(settings, settings.align, steps, __name__, arguments, out)
+        fitting.run("align", settings, settings.align, steps, __name__, arguments, out)
     else:
         from rosepo_ray.oracle import service
 
         oracle = storage.join(inputs["calibrate"], "oracle")
         replicas = settings.cluster.oracle_replicas_min, settings.cluster.oracle_replicas_max
-        service.start(oracle, app, *replicas)
         try:
-            fitting.run(settings, settings.align, steps, __name__, arguments, out)
+            service.start(oracle, app, *replicas)
+            fitting.run("align", settings, settings.align, steps, __name__, arguments, out)
         finally:
             service.stop(app)
     smoothing = answers.gather(out, pairs)
@@ -105,7 +105,8 @@ class AlignProgram:
             rows = [next(stream) for epoch, _ in part.rows if epoch == under_way]
             for epoch in self._epochs_beginning(part.step, start):
                 # The pass before ends here: two streams at once may not fit the cluster, and would wait for ever.
-                assert next(stream, None) is None
+                if next(stream, None) is not None:
+                    raise RosepoError("a pass over the pairs has rows beyond its plan; this is a bug, report it")
                 if self.world.size > 1:
                     # Each rank has stored the answers of the pass before: none is asked for again.
                     torch.distributed.barrier()

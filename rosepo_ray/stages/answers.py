@@ -55,9 +55,11 @@ def gather(stage: str, example_ids: Sequence[str]) -> pa.Table:
 
     Raises RosepoError where an answer is missing.
     """
+    gathered = tables.read(stage, "smoothing")
+    if gathered.num_rows == len(example_ids):  # killed after that: what is left of the answers counts no more
+        storage.remove_folder(_working(stage))
+        return gathered
     found = tables.read(_working(stage), "smoothing")
-    if not found.num_rows:  # gathered before the stage was killed
-        return tables.read(stage, "smoothing")
     places = pc.index_in(pa.array(example_ids), value_set=found["example_id"].combine_chunks())
     if places.null_count:
         raise RosepoError(
@@ -65,7 +67,7 @@ def gather(stage: str, example_ids: Sequence[str]) -> pa.Table:
             "remove this folder and run again"
         )
     if again := found.num_rows - len(example_ids):
-        LOGGER.info("%d of %d pairs were asked again, since their answers were lost", again, len(example_ids))
+        LOGGER.info("%d pairs asked twice: their answers were lost, or two workers asked at once", again)
     found = found.take(places)
     for number, start in enumerate(range(0, found.num_rows, _PART_ROWS)):
         tables.write_part(stage, "smoothing", number, found[start : start + _PART_ROWS])

@@ -35,9 +35,11 @@ class Program(Protocol):
         """Write the trained model."""
 
 
-def run(settings: Settings, fit: FitSettings, steps: int, module: str, arguments: dict[str, Any], out: str) -> None:
-    """Train `steps` steps; leaves `out/model/` and `out/metrics.jsonl`. Started again, it goes on from the newest
-    whole checkpoint in `out/checkpoints/`.
+def run(
+    name: str, settings: Settings, fit: FitSettings, steps: int, module: str, arguments: dict[str, Any], out: str
+) -> None:
+    """Train `steps` steps under that name; leaves `out/model/` and `out/metrics.jsonl`. Started again, it goes on from
+    the newest whole checkpoint in `out/checkpoints/`.
 
     `module` names the stage module whose `program(arguments, world)` builds the :class:`Program`. Asked to stop
     (`termination`), the workers get `run.grace_seconds` for a checkpoint; raises Stopped then.
@@ -47,7 +49,7 @@ def run(settings: Settings, fit: FitSettings, steps: int, module: str, arguments
         _tidy(out)
         return
     storage.remove_file(storage.join(out, _STOP))
-    with progress.board(f"{Path(out).parent.name}", steps) as board:
+    with progress.board(name, steps) as board:
         config = {
             "module": module,
             "arguments": arguments,
@@ -60,9 +62,10 @@ def run(settings: Settings, fit: FitSettings, steps: int, module: str, arguments
         }
         reached = _fit(settings, config, out)
     if reached < steps:
-        raise termination.stopped(f"checkpoint at step {reached} of {steps} of {Path(out).parent.name}")
+        raise termination.stopped(f"checkpoint at step {reached} of {steps} of {name}")
     assemble_metrics(out)
     _tidy(out)
+    termination.check()  # asked during the last steps
 
 
 def _fit(settings: Settings, config: dict[str, Any], out: str) -> int:
@@ -100,7 +103,7 @@ def _fit(settings: Settings, config: dict[str, Any], out: str) -> int:
     thread = threading.Thread(target=train, daemon=True)
     with termination.deferred() as asked:
         thread.start()
-        _wait(thread, asked, storage.join(out, _STOP), settings.run.grace_seconds)
+        wait(thread, asked, storage.join(out, _STOP), settings.run.grace_seconds)
     for error in (*failed, *(answer for answer in done if isinstance(answer, BaseException))):
         found = original(error)
         if found is not None:
@@ -111,7 +114,11 @@ def _fit(settings: Settings, config: dict[str, Any], out: str) -> int:
     return int(done[0])
 
 
-def _wait(thread: threading.Thread, asked: Callable[[], bool], stop: str, grace: float) -> None:
+def wait(thread: threading.Thread, asked: Callable[[], bool], stop: str, grace: float) -> None:
+    """Wait for the thread's end; once asked to stop, write the file `stop` and wait `grace` seconds more.
+
+    Raises Stopped where the thread still runs then.
+    """
     deadline = None
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
@@ -126,6 +133,7 @@ def _wait(thread: threading.Thread, asked: Callable[[], bool], stop: str, grace:
 def _tidy(out: str) -> None:
     for name in ("metrics", "train", "checkpoints"):
         storage.remove_folder(storage.join(out, name))
+    storage.remove_file(storage.join(out, _STOP))
 
 
 def _worker(config: dict[str, Any]) -> int | RosepoError:
@@ -144,13 +152,16 @@ def _worker(config: dict[str, Any]) -> int | RosepoError:
             program: Program = importlib.import_module(config["module"]).program(config["arguments"], world)
         except RosepoError as error:
             refusal = error
+        if refusal is not None:
+            logs.LOGGER.info("refused to start: %s", refusal, exc_info=refusal)
         if world.sum({"refused": float(refusal is not None)})["refused"]:
             # All ranks leave together; raised, a bad setting would cost every restart.
-            return refusal or RosepoError("another rank refused to start")
+            return refusal or RosepoError("a training worker refused to start; run.log says which and why")
         try:
             return _train(program, config, world)
         except RosepoError as error:
             if world.size == 1:
+                logs.LOGGER.info("ended by: %s", error, exc_info=error)
                 return error
             raise  # the other ranks wait in an exchange: only a failure ends them
 

@@ -31,7 +31,8 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     for fold in range(settings.oracle.folds):
         arguments = {"settings": settings, "data": inputs["data"], "fold": fold}
         fold_out = storage.join(out, f"fold{fold}")
-        fitting.run(settings, settings.oracle, settings.oracle.steps, __name__, arguments, fold_out)
+        name = "oracle" if settings.oracle.folds == 1 else f"oracle fold {fold}"
+        fitting.run(name, settings, settings.oracle, settings.oracle.steps, __name__, arguments, fold_out)
     version = store.save(_assemble(settings, inputs["data"], out, item_ids), storage.join(out, "oracle"))
     final = fitting.read_metrics(storage.join(out, "fold0"))[-1]
     return {"version": version, "steps": settings.oracle.steps, "final": final}

@@ -15,7 +15,7 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     """Train the policy on the training split; leaves `model/` and `metrics.jsonl`."""
     title_checks.check(settings, inputs["data"])
     arguments = {"settings": settings, "data": inputs["data"], "start": None, "fit": settings.sft}
-    fitting.run(settings, settings.sft, settings.sft.steps, __name__, arguments, out)
+    fitting.run("sft", settings, settings.sft, settings.sft.steps, __name__, arguments, out)
     return {"steps": settings.sft.steps, "final": fitting.read_metrics(out)[-1]}
 
 
@@ -25,7 +25,7 @@ def run_longer(settings: Settings, inputs: dict[str, str], out: str) -> dict[str
     shared = {name: getattr(settings.align, name) for name in FitSettings.model_fields}
     fit = FitSettings(**shared)
     arguments = {"settings": settings, "data": inputs["data"], "start": inputs["sft"], "fit": fit}
-    fitting.run(settings, fit, steps, __name__, arguments, out)
+    fitting.run("sft_longer", settings, fit, steps, __name__, arguments, out)
     return {"steps": steps, "final": fitting.read_metrics(out)[-1]}
 
 

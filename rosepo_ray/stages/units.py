@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rosepo_ray import logs, tables
+from rosepo_ray import logs, tables, termination
 from rosepo_ray.config import Settings
+from rosepo_ray.errors import RosepoError
 from rosepo_ray.seeds import derive
 from rosepo_ray.stages import cluster
 
@@ -116,9 +117,9 @@ def run(
         rows = fetch(known[index])
         return rows.append_column("index", pa.array(np.full(rows.num_rows, index)))
 
-    with quiet.data_context(slow_tasks=True):
+    with quiet.data_context(slow_tasks=True, whole_blocks=True):
         stream = (
-            # One block a unit all the way: a task that runs again makes the same rows.
+            # One block a unit all the way: a task that runs again makes the same rows, scored in the same batches.
             ray.data.from_items([{"index": n} for n in range(len(units))], override_num_blocks=len(units))
             .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
             .map_batches(
@@ -132,19 +133,28 @@ def run(
             )
         )
         for block in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            indices = pc.unique(block["index"]).to_pylist()
-            for index in indices:
-                yield units[index], block.filter(pc.equal(block["index"], index)).drop_columns(["index"])
+            unit = units[block["index"][0].as_py()]
+            if block.num_rows != unit.stop - unit.start or pc.count_distinct(block["index"]).as_py() != 1:
+                raise RosepoError(f"unit {unit} came back as {block.num_rows} rows; this is a bug, report it")
+            yield unit, block.drop_columns(["index"])
+            termination.check()
 
 
 class _OneUnit:
     """What Ray Data starts: holds the stage's actor and hands it one unit after the other."""
 
     def __init__(self, actor: type, arguments: tuple[Any, ...], keys: list[str], log: logs.Target | None) -> None:
-        with logs.in_worker(log, actor.__name__.lower()):
-            self.scorer, self.keys = actor(*arguments), keys
+        self.refusal: RosepoError | None = None
+        try:
+            with logs.in_worker(log, actor.__name__.lower()):
+                self.scorer, self.keys = actor(*arguments), keys
+        except RosepoError as error:
+            # Of an error in a constructor Ray keeps only the text, and prints it as pages: the first call raises it.
+            self.refusal = error
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        if self.refusal is not None:
+            raise self.refusal
         index = block["index"][0].as_py()
         answer = self.scorer(block.drop_columns(["index"]), self.keys[index])
         return answer.append_column("index", pa.array(np.full(answer.num_rows, index)))

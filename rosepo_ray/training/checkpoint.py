@@ -29,16 +29,22 @@ KEPT = 2
 
 
 def store(state: State, checkpoints: str) -> None:
-    """Write `checkpoints/step-N` and remove the oldest beyond KEPT."""
-    folder = storage.join(checkpoints, f"step-{state.step:08d}")
+    """Write `checkpoints/step-N`, then remove what is void or too old: by now every rank has loaded."""
+    folder = storage.join(checkpoints, _name(state.step))
     storage.remove_folder(folder)  # the rest of a killed write, or a damaged one
     with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:
         with disk.guarded(temporary):
             save(state, Path(temporary))
         storage.upload_folder(Path(temporary), folder)
     markers.write(folder, {"step": state.step}, 0.0)
-    for old in _stored(checkpoints)[:-KEPT]:
-        storage.remove_folder(storage.join(checkpoints, old))
+    whole = [name for name in _stored(checkpoints) if storage.exists(storage.join(checkpoints, name, markers.NAME))]
+    kept = [name for name in whole if name <= _name(state.step)][-KEPT:]  # later ones were damaged, else they counted
+    for name in set(_stored(checkpoints)) - set(kept):
+        storage.remove_folder(storage.join(checkpoints, name))
+
+
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
 def load_newest(state: State, checkpoints: str, warn: bool) -> None:

@@ -71,7 +71,7 @@ class Started:
                 raise AssertionError(f"the job ended too early:\n{self.output.read_text()[-3000:]}")
             if time.monotonic() > limit:
                 raise AssertionError(f"nothing happened in {seconds} s:\n{self.output.read_text()[-3000:]}")
-            time.sleep(0.01)
+            time.sleep(0.03)
 
     def end(self, seconds: float = 400) -> int:
         return self.process.wait(seconds)

@@ -123,7 +123,9 @@ def test_two_workers_with_accumulation_train_as_one_does(settings: Settings, fin
     two = _changed(settings, cluster={"workers": 2, "threads": 1}, sft={"micro_batch": 2})  # 4 forward passes a step
     step.stage.run(two, step.inputs, str(tmp_path / "sft"))
     one = fitting.read_metrics(finished["stages"]["sft"].folder)
-    for row, before in zip(fitting.read_metrics(str(tmp_path / "sft"))[:20], one, strict=False):
+    found = fitting.read_metrics(str(tmp_path / "sft"))
+    assert len(found) == len(one) >= 20
+    for row, before in zip(found[:20], one[:20], strict=True):
         assert row["loss"] == pytest.approx(before["loss"], abs=1e-4)
         assert row["count"] == before["count"]
 
@@ -162,7 +164,7 @@ def test_rejected_samples_are_the_same_with_three_actors_and_other_blocks(
     step = _step(settings, finished, "reject")
     context = DataContext.get_current()
     before = context.target_max_block_size
-    context.target_max_block_size = 4096
+    context.target_max_block_size = 512
     try:
         out = str(tmp_path / "reject")
         step.stage.run(_changed(settings, cluster={"actors": 3}), step.inputs, out)

@@ -22,5 +22,6 @@ def test_a_folder_is_done_with_its_marker_and_damaged_without_a_file(tmp_path: P
     assert markers.damage(str(tmp_path)) == "part/a is not what was written"
     (tmp_path / "part" / "a").unlink()
     assert markers.damage(str(tmp_path)) == "part/a is missing"
-    (tmp_path / "_done.json").write_text('{"info"')
-    assert markers.damage(str(tmp_path)) == "_done.json cannot be read"
+    for content in ('{"info"', "{}", "null", "[]", '{"files": [1]}', ""):
+        (tmp_path / "_done.json").write_text(content)
+        assert markers.damage(str(tmp_path)) == "_done.json cannot be read"

@@ -225,3 +225,15 @@ def test_a_request_to_stop_ends_after_a_checkpoint_and_the_rest_follows_exactly(
     assert (state.step, kept) == (5, [3, 5])
     train(part, 8, state=state)
     assert torch.equal(part.weight, whole.weight)
+
+
+def test_void_and_later_checkpoints_do_not_count_as_kept_ones(tmp_path: Path):
+    for step in (3, 6):
+        checkpoint.store(trained_to(step), str(tmp_path))
+    (tmp_path / "step-00000007").mkdir()
+    (tmp_path / "step-00000007" / "optimiser.pt").write_bytes(b"cut short")
+    checkpoint.store(trained_to(9), str(tmp_path))
+    assert stored(tmp_path) == ["step-00000006", "step-00000009"]
+    (tmp_path / "step-00000009" / "weights.safetensors").write_bytes(b"")
+    checkpoint.store(trained_to(8), str(tmp_path))  # went on from 6, since 9 was damaged
+    assert stored(tmp_path) == ["step-00000006", "step-00000008"]
