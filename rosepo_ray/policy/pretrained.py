@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedConfig,
+)
 
 from rosepo_ray.config import LoraSettings, PretrainedPolicy
 from rosepo_ray.errors import BadInput
@@ -135,17 +142,45 @@ def _refuse_other_tokenizers(settings: PretrainedPolicy, config: Any, tokenizer:
 
 
 def load_base(settings: PretrainedPolicy, longest: int) -> tuple[Any, Any]:
-    """The base model in fp32 and its tokenizer. Raises BadInput as :func:`check` does."""
+    """The base model in fp32, without dropout, and its tokenizer. Raises BadInput as :func:`check` does."""
     tokenizer = check(settings, longest)
+    config = config_of(settings)
+    clear_dropout_rates(config)
     with loading(settings):
         model = AutoModelForCausalLM.from_pretrained(
             source_folder(settings),
             revision=settings.revision,
+            config=config,
             trust_remote_code=False,
             dtype=torch.float32,
             attn_implementation="sdpa",
         )
+    remove_dropout(model)
     return model, tokenizer
+
+
+def remove_dropout(model: torch.nn.Module) -> None:
+    """Training computes what scoring computes, whatever dropout the model was made with (GPT-2's is 0.1).
+
+    Everything random in a run derives from (seed, row, purpose), which torch's own dropout does not: two runs, or one
+    that was killed and resumed, would differ. And alignment compares the policy with the stored log-probabilities of
+    the reference, which it must equal at its first step.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        clear_dropout_rates(module)
+        if isinstance(own := getattr(module, "config", None), PreTrainedConfig):
+            clear_dropout_rates(own)
+
+
+def clear_dropout_rates(holder: Any) -> None:
+    """Set the rates that a config or a module names (`attn_pdrop`, `attention_dropout`, `layerdrop`) to 0."""
+    for name, value in list(vars(holder).items()):
+        if isinstance(value, PreTrainedConfig) and isinstance(holder, PreTrainedConfig):
+            clear_dropout_rates(value)
+        elif "drop" in name and isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 1:
+            setattr(holder, name, 0.0)
 
 
 def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:

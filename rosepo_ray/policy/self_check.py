@@ -24,10 +24,11 @@ def check(policy: Policy, titles: list[str]) -> None:
     prompter = policy.prompter
     history, answers = titles[:2], [prompter.response_ids(title) for title in titles[:3]]
     prompts = [prompter.prompt_ids(Request(history[:n], (), titles[:3])) for n in (1, 2)]
-    policy.model.eval()
+    batch, packed_policy = pack(prompts, [answers, answers], policy.pad_id), PackedPolicy(policy.model)
     with torch.inference_mode():
         try:
-            packed = PackedPolicy(policy.model)(pack(prompts, [answers, answers], policy.pad_id)).tolist()
+            training = packed_policy.train()(batch).tolist()
+            packed = packed_policy.eval()(batch).tolist()
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise BadInput(
                 f"this model cannot be used with packed rows ({error}); use a Llama, Qwen or GPT-2 kind"
@@ -42,6 +43,12 @@ def check(policy: Policy, titles: list[str]) -> None:
         raise BadInput(
             f"packed rows give this model log-probabilities that differ by {worst:.3g} from its own forward pass; its "
             "architecture is not supported, use a Llama, Qwen or GPT-2 kind"
+        )
+    random = max(abs(a - b) for a, b in zip(training, packed, strict=True))
+    if not random <= TOLERANCE:
+        raise BadInput(
+            f"in training this model gives log-probabilities that differ by {random:.3g} from its own: it adds noise "
+            "that is no dropout, so no run could be repeated; use a Llama, Qwen or GPT-2 kind"
         )
 
 

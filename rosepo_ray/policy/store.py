@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rosepo_ray.config import PolicySettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
@@ -62,9 +62,12 @@ def load(folder: Path, device: str | torch.device = "cpu", trainable: bool = Fal
         base, _ = pretrained.load_base(settings, prompt.max_tokens)
         model: Any = PeftModel.from_pretrained(base, str(Path(folder) / "adapter"), is_trainable=trainable)
     else:
+        config = AutoConfig.from_pretrained(Path(folder) / "model")
+        pretrained.clear_dropout_rates(config)
         model = AutoModelForCausalLM.from_pretrained(
-            Path(folder) / "model", dtype=torch.float32, attn_implementation="sdpa"
+            Path(folder) / "model", config=config, dtype=torch.float32, attn_implementation="sdpa"
         )
+    pretrained.remove_dropout(model)
     if trainable:
         _recompute_activations(model, settings)
     return Policy(model.to(device), tokenizer, settings, prompt)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig
 
 from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import BadInput
-from rosepo_ray.policy import self_check, store
+from rosepo_ray.policy import pretrained, self_check, store
 from rosepo_ray.policy.generation import generate, longest_title
 from rosepo_ray.policy.model import PackedPolicy, Policy
 from rosepo_ray.policy.packed import pack
@@ -112,6 +113,53 @@ def test_a_saved_policy_is_the_same_and_can_be_trained_on(policy: Policy, tmp_pa
     assert (tmp_path / "adapter").is_dir() == (policy.settings.lora is not None)
 
 
+_DROPOUT: dict[str, dict[str, float]] = {
+    "gpt2": {"attn_pdrop": 0.5, "embd_pdrop": 0.5, "resid_pdrop": 0.5},
+    **{family: {"attention_dropout": 0.5} for family in ("llama", "qwen2", "qwen3")},
+}
+
+
+@pytest.mark.parametrize("how", ["lora", "full"])
+@pytest.mark.parametrize("family", _DROPOUT)
+def test_training_computes_what_scoring_computes_whatever_dropout_the_model_has(family: str, how: str, tmp_path: Path):
+    base = tiny_models.save(tmp_path / "base", family, TITLES, **_DROPOUT[family])
+
+    def differs(model: torch.nn.Module) -> bool:
+        """Whether two passes in training mode, or one in training and one in evaluation mode, differ."""
+        ids = torch.tensor([[5, 17, 41, 8, 99, 23]])
+        with torch.no_grad():
+            plain = model.eval()(input_ids=ids).logits
+            torch.manual_seed(3)
+            return any(not torch.equal(model.train()(input_ids=ids).logits, plain) for _ in range(2))
+
+    assert differs(AutoModelForCausalLM.from_pretrained(base))  # as the user's own code would train it
+    settings = PretrainedPolicy(
+        type="pretrained", model=str(base), lora=LoraSettings(r=4, alpha=8) if how == "lora" else None
+    )
+    assert not differs(pretrained.load_base(settings, PROMPT.max_tokens)[0])
+    policy = store.build(settings, PROMPT, TITLES, [1] * 8, seed=1)
+    assert not differs(policy.model)
+    store.save(policy, tmp_path / "saved")
+    if how == "full":  # as an earlier version wrote it
+        file = tmp_path / "saved" / "model" / "config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), **_DROPOUT[family]}))
+        assert differs(AutoModelForCausalLM.from_pretrained(file.parent))
+    for trainable in (False, True):
+        assert not differs(store.load(tmp_path / "saved", trainable=trainable).model)
+
+
+def test_rates_are_cleared_wherever_a_model_keeps_them():
+    """As a number of a module, as a module, in its config and in a config inside that; nothing else is touched."""
+    config = tiny_models.config("gpt2", resid_pdrop=0.25, layer_norm_epsilon=0.125, keep_dropped=True, dropped_ids=7)
+    config.inner = tiny_models.config("qwen2", attention_dropout=0.5)
+    model = torch.nn.Sequential(torch.nn.Dropout2d(0.5), torch.nn.Linear(2, 2))
+    model.config, model.layerdrop, model.scale = config, 0.5, 0.5  # type: ignore[assignment]
+    pretrained.remove_dropout(model)
+    assert (model[0].p, model.layerdrop, model.scale) == (0, 0, 0.5)
+    assert (config.resid_pdrop, config.inner.attention_dropout) == (0, 0)
+    assert (config.layer_norm_epsilon, config.keep_dropped, config.dropped_ids) == (0.125, True, 7)
+
+
 @pytest.mark.parametrize("how", ["lora", "full"])
 def test_recomputing_activations_changes_no_gradient(how: str, tmp_path: Path):
     folder = tiny_models.save(tmp_path, "qwen3", TITLES)
@@ -182,6 +230,17 @@ def test_local_attention_inside_the_layers_is_refused(tmp_path: Path):
         vocab_size=300, hidden_size=32, num_layers=2, num_heads=2, attention_types=[[["global", "local"], 1]]
     )
     assert "local attention" in refusal(save_as(config, tmp_path))
+
+
+def test_noise_in_training_that_is_no_dropout_is_refused(tmp_path: Path):
+    """Mixtral may shake the input of its router, which has no rate that could be set to 0 for every model."""
+    from transformers import MixtralConfig
+
+    sizes = {**tiny_models._SIZES, "vocab_size": 300, "num_local_experts": 2}
+    quiet = save_as(MixtralConfig(**sizes), tmp_path / "quiet")
+    self_check.check(store.build(quiet, PromptSettings(template="instruction"), TITLES, [1] * 8, seed=1), TITLES)
+    told = refusal(save_as(MixtralConfig(**sizes, router_jitter_noise=0.9), tmp_path / "noisy"))
+    assert "in training this model gives log-probabilities that differ by" in told
 
 
 def test_broken_weights_are_refused(tmp_path: Path):
