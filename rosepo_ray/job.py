@@ -12,7 +12,7 @@ import yaml
 
 from rosepo_ray.config import Settings
 from rosepo_ray.config_sources import Command, parse
-from rosepo_ray.errors import INTERRUPTED, NoSpace, RosepoError
+from rosepo_ray.errors import INTERRUPTED, BadInput, NoSpace, RosepoError, short
 
 
 def main(argv: Sequence[str], name: str, description: str, only: str | None = None) -> int:
@@ -36,10 +36,12 @@ def main(argv: Sequence[str], name: str, description: str, only: str | None = No
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:
-        if not disk.is_full(error):
-            raise  # there is no log yet: the traceback is all there is
-        print(f"error: {disk.no_space([os.getcwd(), tempfile.gettempdir()])}", file=sys.stderr)
-        return NoSpace.exit_code
+        if disk.is_full(error):
+            print(f"error: {disk.no_space([os.getcwd(), tempfile.gettempdir()])}", file=sys.stderr)
+            return NoSpace.exit_code
+        advice = "make the file or address that it names usable, or give another"
+        print(f"error: the run cannot begin ({short(error)}); {advice}", file=sys.stderr)
+        return BadInput.exit_code
     except KeyboardInterrupt:
         print("error: interrupted before the run began", file=sys.stderr)
         return INTERRUPTED
@@ -62,21 +64,23 @@ def _print_plan(command: Command, run_dir: str) -> None:
 
 def _run(settings: Settings, run_dir: str, only: str | None) -> int:
     from rosepo_ray import diagnosis, disk, logs, preflight, run_directory
-    from rosepo_ray.registry import tracking
+    from rosepo_ray.registry import reachable, tracking
     from rosepo_ray.stages import cluster
 
     # What can be known now must not be known after hours of work; until here nothing is written.
     disk.check(run_dir, disk.MINIMUM_BYTES)
-    tracking.check_reachable(tracking.tracking_uri(settings.mlflow, run_dir))
+    reachable.check(tracking.tracking_uri(settings.mlflow, run_dir), settings.mlflow.experiment)
     preflight.check(settings)
     shared = cluster.address(settings) is not None
     if shared:
         cluster.start(settings)  # refuses a layout that does not fit; a cluster of one's own always does
-    with run_directory.lock(run_dir), logs.run_log(run_dir, settings.run.log):
-        try:
-            return _work(settings, run_dir, only, shared)
-        except BaseException as error:
-            return diagnosis.report(error, settings, run_dir, only)
+    with run_directory.lock(run_dir):
+        run_directory.refuse_other_settings(settings, run_dir)  # again: another run may have begun during the checks
+        with logs.run_log(run_dir, settings.run.log):
+            try:
+                return _work(settings, run_dir, only, shared)
+            except BaseException as error:
+                return diagnosis.report(error, settings, run_dir, only)
 
 
 def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -> int:

@@ -18,7 +18,7 @@ import yaml
 
 from rosepo_ray import __version__, storage
 from rosepo_ray.config import Settings
-from rosepo_ray.errors import BadInput
+from rosepo_ray.errors import BadInput, short
 from rosepo_ray.registry.redaction import redact
 
 SETTINGS = "settings.yaml"
@@ -43,17 +43,35 @@ def resolve(settings: Settings, recipe: str) -> str:
 
 
 def refuse_other_settings(settings: Settings, run_dir: str) -> None:
-    """Raises BadInput where the directory holds a run with other settings, naming them; writes nothing."""
+    """Raises BadInput where the directory cannot be read or holds a run with other settings, naming them; writes
+    nothing."""
     uri = storage.join(run_dir, SETTINGS)
-    if not storage.exists(uri):
-        return
-    stored = yaml.safe_load(storage.read_bytes(uri))
+    try:
+        if not storage.exists(uri):
+            return
+        stored = yaml.safe_load(storage.read_bytes(uri))
+    except OSError as error:
+        raise BadInput(
+            f"the run directory {redact(run_dir)} cannot be read ({short(error)}); correct its address, permissions or "
+            "credentials, or give another --run.dir"
+        ) from error
+    except yaml.YAMLError as error:
+        raise _broken(uri, short(error)) from error
+    if not isinstance(stored, dict):
+        raise _broken(uri, f"it holds {type(stored).__name__} where sections belong")
     differing = sorted(_differences(stored, comparable(settings)))
     if differing:
         raise BadInput(
             f"{run_dir} holds a run with other settings ({'; '.join(differing[:5])}); give another --run.dir, or the "
             "settings of that run to resume it"
         )
+
+
+def _broken(uri: str, reason: str) -> BadInput:
+    return BadInput(
+        f"{redact(uri)} is damaged ({reason}), so nobody can tell whether the run there has these settings; put the "
+        "file back, or give another --run.dir"
+    )
 
 
 def comparable(settings: Settings) -> dict[str, Any]:

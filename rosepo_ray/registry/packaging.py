@@ -25,6 +25,7 @@ RUN = "align"
 """The nested run that holds the model and the evidence of its evaluation."""
 EVIDENCE = "evidence"
 CHALLENGER = "challenger"
+_POLICY = "rosepo.policy"
 _REQUIREMENTS = (
     "mlflow",
     "numpy",
@@ -159,7 +160,7 @@ def register(
         tags = {
             "rosepo.protocol": protocol,
             "rosepo.dataset": dataset,
-            "rosepo.policy": digest,
+            _POLICY: digest,
             "rosepo.run_dir": redact(tracker.run_dir),
             "rosepo.evaluation": redact(evaluation),
             **{f"rosepo.{metric_name(key)}": f"{value:.6g}" for key, value in figures.items() if value is not None},
@@ -167,9 +168,16 @@ def register(
         run_id, model_id = tracker.run(RUN), model_uri.removeprefix("models:/")
         created = client.create_model_version(name, model_uri, run_id=run_id, tags=tags, model_id=model_id)
         version = str(created.version)
-        tracker.remember_model(name, version)
-    client.set_registered_model_alias(name, CHALLENGER, version)
+    announce(tracker, name, version)
     return version
+
+
+def announce(tracker: Tracker, name: str, version: str) -> None:
+    """Give the version the alias `challenger` and keep it in mlflow.json, in this order: a start that is killed between
+    is completed by the next. A version that is kept already is left alone: the alias may have moved on since."""
+    if tracker.model != {"name": name, "version": version}:
+        tracker.client.set_registered_model_alias(name, CHALLENGER, version)
+        tracker.remember_model(name, version)
 
 
 def base_to_ship(policy: Path) -> Path | None:
@@ -189,19 +197,23 @@ def base_to_ship(policy: Path) -> Path | None:
 
 
 def registered(tracker: Tracker, name: str, digest: str) -> str | None:
-    """The version that this run directory registered for the policy with that hash, if it is still there."""
+    """The version that this run directory registered for the policy with that hash, if it is still there: the one kept
+    in mlflow.json, else one that a start made and was killed before it could keep it."""
     from mlflow.exceptions import MlflowException
 
     model = tracker.model
-    if model is None or model["name"] != name:
-        return None
-    try:
-        found: Any = tracker.client.get_model_version(name, model["version"])
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
-    return str(found.version) if found.tags.get("rosepo.policy") == digest else None
+    if model is not None and model["name"] == name:
+        try:
+            kept: Any = tracker.client.get_model_version(name, model["version"])
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        else:
+            if kept.tags.get(_POLICY) == digest:
+                return str(kept.version)
+    found = tracker.client.search_model_versions(f"run_id = '{tracker.run(RUN)}'")
+    versions = [int(one.version) for one in found if one.name == name and one.tags.get(_POLICY) == digest]
+    return str(max(versions)) if versions else None
 
 
 def _code(temporary: Path) -> Path:

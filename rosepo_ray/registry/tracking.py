@@ -9,8 +9,7 @@ import json
 import logging
 import os
 import tempfile
-import urllib.error
-import urllib.request
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,16 @@ from typing import Any
 from rosepo_ray import storage
 from rosepo_ray.config import MlflowSettings, Settings
 from rosepo_ray.errors import BadInput, RosepoError
+from rosepo_ray.registry.reachable import check_http, deleted, sqlite_file
 from rosepo_ray.registry.redaction import flatten, redact
 
 STATE = "mlflow.json"
 PARENT = "rosepo"
 _BATCH = 1000  # metrics that MLflow takes per call
 _PARAMS = 100  # parameters that MLflow takes per call
+_KEY = "rosepo.key"
+"""Tag of a run: the id of its run directory (a path may be used again, or on another machine) and its name there."""
 _VARIABLE = "MLFLOW_TRACKING_URI"
-_TIMEOUT = 5.0  # seconds until a server counts as unreachable
 
 
 def tracking_uri(settings: MlflowSettings, run_dir: str) -> str:
@@ -54,34 +55,7 @@ def artifact_location(uri: str) -> str | None:
     directory, which Ray changes); None leaves it to the server."""
     if not uri.startswith("sqlite:///"):
         return None
-    return (_sqlite_file(uri).parent / "mlartifacts").as_uri()
-
-
-def _sqlite_file(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute()
-
-
-def check_reachable(uri: str, timeout: float = _TIMEOUT) -> None:
-    """Raises BadInput unless the http(s) server at `uri` answers within `timeout` seconds; other kinds pass."""
-    if not uri.startswith(("http://", "https://")):
-        return
-    shown = redact(uri)
-    address, _, host = uri.partition("://")
-    # Credentials stay out of the request: any answer of the server, even a refusal, shows that it is there.
-    request = urllib.request.Request(f"{address}://{host.rpartition('@')[2].rstrip('/')}/health")
-    try:
-        with urllib.request.urlopen(request, timeout=timeout):
-            return
-    except urllib.error.HTTPError as error:
-        if error.code < 500:
-            return
-        reason: object = f"it answers {error.code}"
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-    raise BadInput(
-        f"the MLflow server {shown} cannot be used ({reason}); start it, correct mlflow.tracking_uri or "
-        "MLFLOW_TRACKING_URI, or leave both out for a local sqlite file"
-    )
+    return (sqlite_file(uri).parent / "mlartifacts").as_uri()
 
 
 def quiet() -> None:
@@ -99,9 +73,9 @@ def connect(uri: str, create: bool = True) -> Any:
 
     Raises BadInput for a server that does not answer and, unless `create`, for a sqlite file that is not there.
     """
-    check_reachable(uri)
+    check_http(uri)
     if uri.startswith("sqlite:///"):
-        file = _sqlite_file(uri)
+        file = sqlite_file(uri)
         if not create and not file.is_file():
             raise BadInput(f"there is no MLflow database at {file}; check mlflow.tracking_uri")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +124,8 @@ class Tracker:
     """The MLflow record of one run directory.
 
     `tracking_uri` is checked before anything is written. Run ids are kept in mlflow.json of the run directory; with
-    another tracking server the runs start afresh there.
+    another tracking server the runs start afresh there. What a killed start made without keeping its id is found again
+    by a tag that holds the run directory's own id, which is written before the first run is made.
     """
 
     def __init__(self, settings: Settings, run_dir: str) -> None:
@@ -160,6 +135,7 @@ class Tracker:
         self.client = connect(self.tracking_uri)
         self.experiment_id = self._experiment_id()
         self._state = self._read_state()
+        self._write_state()  # the id must last before anything carries it
         self.run_id = self.run(PARENT)
 
     def run(self, name: str) -> str:
@@ -176,14 +152,28 @@ class Tracker:
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
-        label = Path(self.run_dir.rstrip("/")).name if name == PARENT else name
-        tags = {"rosepo.run_dir": redact(self.run_dir)}
-        if name != PARENT:
-            tags[MLFLOW_PARENT_RUN_ID] = self.run_id
-        created = self.client.create_run(self.experiment_id, run_name=label, tags=tags).info.run_id
-        self._state["runs"][name] = created
+        run_id = self._unkept(name)
+        if run_id is None:
+            label = Path(self.run_dir.rstrip("/")).name if name == PARENT else name
+            tags = {"rosepo.run_dir": redact(self.run_dir), _KEY: self._key(name)}
+            if name != PARENT:
+                tags[MLFLOW_PARENT_RUN_ID] = self.run_id
+            run_id = str(self.client.create_run(self.experiment_id, run_name=label, tags=tags).info.run_id)
+        self._state["runs"][name] = run_id
         self._write_state()
-        return str(created)
+        return run_id
+
+    def _key(self, name: str) -> str:
+        return f"{self._state['id']}/{name}"
+
+    def _unkept(self, name: str) -> str | None:
+        """Id of the run of that name which a start made and was killed before it could keep it."""
+        wanted = f"tags.`{_KEY}` = '{self._key(name)}'"
+        found = self.client.search_runs([self.experiment_id], wanted, max_results=1, order_by=["start_time ASC"])
+        if not found:
+            return None
+        self.client.update_run(found[0].info.run_id, status="RUNNING")
+        return str(found[0].info.run_id)
 
     def params(self, name: str, values: Mapping[str, Any]) -> None:
         """Log settings, flattened and without secrets. MLflow's parameters are final: where a continued run has
@@ -247,7 +237,8 @@ class Tracker:
             self.client.set_terminated(self._state["runs"][name], status="FAILED" if failed else "FINISHED")
 
     def remember_model(self, name: str, version: str) -> None:
-        """Keep in mlflow.json which registered version this run directory made: what promotion judges."""
+        """Keep in mlflow.json which registered version this run directory made: what promotion judges. It is the last
+        step of a registration: a version that is kept has its alias."""
         self._state["model"] = {"name": name, "version": version}
         self._write_state()
 
@@ -269,9 +260,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(self.experiment)
         if found is not None:
             if found.lifecycle_stage != "active":
-                raise BadInput(
-                    f"the MLflow experiment '{self.experiment}' was deleted; restore it, or set mlflow.experiment"
-                )
+                raise deleted(self.experiment)
             return str(found.experiment_id)
         try:
             location = artifact_location(self.tracking_uri)
@@ -284,18 +273,23 @@ class Tracker:
             return str(found.experiment_id)
 
     def _read_state(self) -> dict[str, Any]:
-        fresh = {"tracking_uri": redact(self.tracking_uri), "experiment": self.experiment, "runs": {}}
-        state = read_state(self.run_dir)
-        if state is None or any(state.get(key) != fresh[key] for key in ("tracking_uri", "experiment")):
+        stored = read_state(self.run_dir) or {}
+        fresh = {
+            "id": stored.get("id", uuid.uuid4().hex),
+            "tracking_uri": redact(self.tracking_uri),
+            "experiment": self.experiment,
+            "runs": {},
+        }
+        if any(stored.get(key) != fresh[key] for key in ("tracking_uri", "experiment")):
             return fresh
-        return state
+        return {**fresh, **stored}
 
     def _write_state(self) -> None:
         storage.write_json(storage.join(self.run_dir, STATE), self._state)
 
 
 def read_state(run_dir: str) -> dict[str, Any] | None:
-    """The content of mlflow.json of a run directory, or None: tracking_uri, experiment, runs, model."""
+    """The content of mlflow.json of a run directory, or None: id, tracking_uri, experiment, runs, model."""
     uri = storage.join(run_dir, STATE)
     if not storage.exists(uri):
         return None

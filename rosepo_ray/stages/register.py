@@ -37,7 +37,10 @@ def run(settings: Settings, inputs: dict[str, str], run_dir: str) -> dict[str, A
         tracker.figures("evaluate", {f"{model}.{name}": entry["value"] for name, entry in metrics.items()})
     tracker.artifact("evaluate", storage.join(inputs["evaluate"], "evaluation.json"))
     policy = storage.join(inputs["align"], "model")
-    if packaging.registered(tracker, settings.mlflow.model, packaging.policy_hash(policy)) is None:
+    version = packaging.registered(tracker, settings.mlflow.model, packaging.policy_hash(policy))
+    if version is not None:
+        packaging.announce(tracker, settings.mlflow.model, version)
+    else:
         uri = packaging.log_model(
             tracker, policy, inputs["data"], history=settings.data.history, batch=settings.evaluation.batch
         )

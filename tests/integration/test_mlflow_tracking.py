@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rosepo_ray import storage
+from rosepo_ray import job, storage
 from rosepo_ray.config import MlflowSettings, Settings
 from rosepo_ray.errors import BadInput, RosepoError
+from rosepo_ray.registry import reachable
 from rosepo_ray.registry.tracking import Tracker, tracking_uri
 
 
@@ -121,3 +128,67 @@ def test_another_server_starts_the_runs_afresh(root: Path, run_dir: str) -> None
     moved = Tracker(other, run_dir)
     assert moved.run_id != tracker.run_id
     assert Tracker(other, run_dir).run_id == moved.run_id
+
+
+def test_a_deleted_experiment_is_refused_before_any_work(
+    root: Path, run_dir: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = Tracker(Settings(mlflow=MlflowSettings(experiment="gone")), run_dir)
+    tracker.client.delete_experiment(tracker.experiment_id)
+    argv = ["--run.dir", str(root / "fresh"), "--mlflow.tracking_uri", tracker.tracking_uri]
+    assert job.main([*argv, "--mlflow.experiment", "gone"], "align", "") == 2
+    assert capsys.readouterr().err == (
+        "error: the MLflow experiment 'gone' was deleted; restore it, or set mlflow.experiment to another\n"
+    )
+    assert not (root / "fresh").exists()
+    reachable.check(tracker.tracking_uri, "never made")
+    assert tracker.client.get_experiment_by_name("never made") is None, "asking must not make it"
+
+
+def test_an_empty_database_gets_no_tables_by_being_asked(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").touch()
+    reachable.check(f"sqlite:///{tmp_path / 'mlflow.db'}", "rosepo")
+    assert (tmp_path / "mlflow.db").stat().st_size == 0
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """A server that is healthy and answers nothing else."""
+    over = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path != "/health":
+                over.wait(60)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"127.0.0.1:{server.server_port}"
+    over.set()
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_hangs_after_its_health_is_refused_in_bounded_time(silent: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(BadInput, match="no answer within 7 seconds") as caught:
+        reachable.check(f"http://user:hunter2@{silent}", "rosepo")
+    assert time.monotonic() - began < 60  # 7 after the import of MLflow, which a busy machine makes slow
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_database_server_that_is_not_there_is_refused_in_a_sentence() -> None:
+    """By its driver; or, where none is installed as here, by that."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # and never listens
+        uri = f"postgresql://user:hunter2@127.0.0.1:{held.getsockname()[1]}/mlflow"
+        with pytest.raises(BadInput, match=r"the MLflow server postgresql://\*\*\*@127.* cannot be used \(") as caught:
+            reachable.check(uri, "rosepo")
+    assert "hunter2" not in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert os.linesep not in str(caught.value)

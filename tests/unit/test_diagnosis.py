@@ -8,8 +8,10 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from rosepo_ray import diagnosis, disk, job, markers, pipeline, storage
+from rosepo_ray import diagnosis, disk, job, markers, pipeline, preflight, run_directory, storage
 from rosepo_ray.config import Settings
 from rosepo_ray.config_sources import build
 from rosepo_ray.errors import BadInput, NoSpace, Refused, RosepoError, Stopped, short
@@ -184,6 +186,65 @@ def test_bad_settings_are_one_sentence_without_a_log(tmp_path: Path, capsys: pyt
     assert job.main(["--run.dir", str(tmp_path / "run"), "--sft.stepz", "3"], "align", "") == 2
     assert len(shown(capsys)) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_what_the_file_system_refuses_before_the_log_is_one_sentence(
+    failing: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """The run directory's name is too long to be looked up; run.log is a folder."""
+    assert failing(None, "sft", "--run.dir", str(tmp_path / ("x" * 300))) == 2
+    (line,) = shown(capsys)
+    assert line.startswith(f"error: the run directory {tmp_path}/xxx")
+    assert "cannot be read (OSError: [Errno 36]" in line
+    (tmp_path / "run" / "run.log").mkdir(parents=True)
+    assert failing(None) == 2
+    (line,) = shown(capsys)
+    assert line.startswith("error: the run cannot begin (IsADirectoryError: ")
+    assert f"{tmp_path}/run/run.log" in line
+
+
+def test_an_object_store_that_refuses_is_one_sentence(tmp_path: Path):
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(403)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = job_process(
+            "--run.dir",
+            "s3://bucket/run",
+            AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}",
+            AWS_ACCESS_KEY_ID="someone",
+            AWS_SECRET_ACCESS_KEY="wrong",
+            AWS_REGION="eu-west-1",
+            AWS_EC2_METADATA_DISABLED="true",
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the run directory s3://bucket/run cannot be read (")
+    assert "ACCESS_DENIED" in line
+
+
+def test_a_run_that_began_during_the_checks_is_not_written_over(
+    failing: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def meanwhile(settings: Settings) -> None:
+        run_directory.record(settings.model_copy(update={"seed": 77}), str(tmp_path / "run"))
+
+    monkeypatch.setattr(preflight, "check", meanwhile)
+    assert failing(None) == 2
+    (line,) = shown(capsys)
+    assert "holds a run with other settings (seed is 77 there and " in line
+    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["seed"] == 77
+    assert not (tmp_path / "run" / "run.log").exists()
 
 
 def job_process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

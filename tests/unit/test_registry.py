@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,7 +17,7 @@ from hypothesis import strategies as st
 
 from rosepo_ray.config import MlflowSettings
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.registry import requests, tracking
+from rosepo_ray.registry import reachable, requests, tracking
 from rosepo_ray.registry.redaction import flatten, redact
 
 
@@ -95,14 +99,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.mark.parametrize("server", [200, 401, 404], indirect=True)
 def test_a_server_that_answers_is_reachable(server: str) -> None:
-    tracking.check_reachable(server)
-    tracking.check_reachable(server.replace("http://", "http://user:word@") + "/")
+    reachable.check_http(server)
+    reachable.check_http(server.replace("http://", "http://user:word@") + "/")
 
 
 @pytest.mark.parametrize("server", [503], indirect=True)
 def test_a_broken_server_is_refused_without_its_credentials(server: str) -> None:
     with pytest.raises(BadInput, match="answers 503") as caught:
-        tracking.check_reachable(server.replace("http://", "http://user:word@"))
+        reachable.check_http(server.replace("http://", "http://user:word@"))
     assert "word" not in str(caught.value)
 
 
@@ -111,7 +115,48 @@ def test_a_closed_port_is_refused_with_a_sentence() -> None:
     port = closed.server_port
     closed.server_close()
     with pytest.raises(BadInput, match=r"cannot be used .*start it"):
-        tracking.check_reachable(f"http://127.0.0.1:{port}", timeout=2)
+        reachable.check_http(f"http://127.0.0.1:{port}", timeout=2)
+
+
+@pytest.mark.parametrize("kind", ["below a file", "a folder", "text", "nowhere"])
+def test_a_database_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "file").write_text("no database, and longer than the sixteen bytes of SQLite's mark\n" * 20)
+    (tmp_path / "folder").mkdir()
+    file = {
+        "below a file": tmp_path / "file" / "mlflow.db",
+        "a folder": tmp_path / "folder",
+        "text": tmp_path / "file",
+        "nowhere": Path("/proc/none/mlflow.db"),
+    }[kind]
+    with pytest.raises(BadInput, match=f"the MLflow database {file} cannot be written .*; make it"):
+        reachable.check(f"sqlite:///{file}", "rosepo")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
+
+
+def test_a_database_on_a_read_only_disk_is_refused(tmp_path: Path) -> None:
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,ro", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("this process may not mount a file system")
+    try:
+        with pytest.raises(BadInput, match=r"cannot be written .*Read-only file system"):
+            reachable.check(f"sqlite:///{tmp_path}/deep/mlflow.db", "rosepo")
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_a_database_that_is_not_there_yet_is_not_made_by_asking(tmp_path: Path) -> None:
+    reachable.check(f"sqlite:///{tmp_path}/runs/mlflow.db", "rosepo")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_that_another_run_writes_right_now_can_be_written(tmp_path: Path) -> None:
+    writer = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    writer.execute("CREATE TABLE x (y)")
+    writer.execute("BEGIN EXCLUSIVE")
+    reachable._check_sqlite(tmp_path / "mlflow.db")
+    writer.close()
 
 
 def test_metrics_rows_become_points_at_fixed_times() -> None:

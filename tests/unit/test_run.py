@@ -63,6 +63,24 @@ def test_other_settings_are_refused_and_named_but_the_cluster_may_change(tmp_pat
         run_directory.refuse_other_settings(build({"align": {"beta": 0.2}}), str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"seed: [1, 2", "is damaged (ParserError: "),
+        (b"seed: \xff\xfe", "is damaged (ReaderError: "),
+        (b"", "is damaged (it holds NoneType where sections belong)"),
+        (b"- seed", "is damaged (it holds list where sections belong)"),
+    ],
+)
+def test_damaged_settings_are_one_sentence(tmp_path: Path, content: bytes, words: str):
+    (tmp_path / "settings.yaml").write_bytes(content)
+    with pytest.raises(BadInput) as caught:
+        run_directory.refuse_other_settings(build({}), str(tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path}/settings.yaml {words}")
+    assert str(caught.value).endswith("put the file back, or give another --run.dir")
+    assert "\n" not in str(caught.value)
+
+
 def test_no_credential_reaches_the_saved_settings(tmp_path: Path):
     run_directory.record(build({"mlflow": {"tracking_uri": "https://me:hunter2@host/x"}}), str(tmp_path))
     text = (tmp_path / "settings.yaml").read_text()
