@@ -50,7 +50,8 @@ class SourceFile:
 
     def open_stream(self) -> Any:
         """Sequential access to UTF-8 text; .gz is decompressed and another encoding transcoded on the way."""
-        stream = storage.filesystem(self.root)[0].open_input_stream(self.path, compression="detect")
+        packed = "gzip" if self.path.lower().endswith(".gz") else None
+        stream = storage.filesystem(self.root)[0].open_input_stream(self.path, compression=packed)
         return stream if self.encoding == UTF8 else pa.transcoding_input_stream(stream, self.encoding, UTF8)
 
 
@@ -60,6 +61,19 @@ def format_of(path: str) -> Format | None:
     zipped = suffixes[-1:] == [".gz"]
     found = _FORMATS.get("".join((suffixes[:-1] if zipped else suffixes)[-1:]))
     return None if zipped and found == "parquet" else found
+
+
+def _without_gz(path: str) -> str:
+    return path.lower().removesuffix(".gz")
+
+
+def _below(system: fs.FileSystem, folder: str) -> list[tuple[str, int]]:
+    """Files (path, size) at any depth. Names that start with a dot or an underscore are left out: they are the
+    bookkeeping of the tools that wrote the folder."""
+    inside = system.get_file_info(fs.FileSelector(folder, recursive=True))
+    files = [(i.path, int(i.size or 0)) for i in inside if i.type == fs.FileType.File]
+    start = len(folder.rstrip("/")) + 1
+    return [f for f in files if not any(p[0] in "._" for p in f[0][start:].split("/") if p)]
 
 
 def _listed(uri: str) -> tuple[list[tuple[str, int]], str, bool]:
@@ -72,15 +86,15 @@ def _listed(uri: str) -> tuple[list[tuple[str, int]], str, bool]:
         root = "/".join(parts[:wild]) or ("/" if uri.startswith("/") else ".")
         system, base = storage.filesystem(root)
         found = ArrowFSWrapper(system).glob("/".join([base.rstrip("/"), *parts[wild:]]), detail=True)
-        return [(path, int(info["size"] or 0)) for path, info in found.items() if info["type"] == "file"], root, False
+        files = {path: int(info["size"] or 0) for path, info in found.items() if info["type"] == "file"}
+        for path, info in found.items():
+            if info["type"] == "directory" and PurePosixPath(path).name[0] not in "._":
+                files.update(_below(system, path))
+        return list(files.items()), root, False
     system, path = storage.filesystem(uri)
     info = system.get_file_info(path)
     if info.type == fs.FileType.Directory:
-        inside = system.get_file_info(fs.FileSelector(path, recursive=True))
-        files = [(i.path, int(i.size or 0)) for i in inside if i.type == fs.FileType.File]
-        start = len(path.rstrip("/")) + 1
-        # Names that start with a dot or an underscore are the bookkeeping of the tools that wrote the folder.
-        return [f for f in files if not any(p[0] in "._" for p in f[0][start:].split("/") if p)], uri, False
+        return _below(system, path), uri, False
     if info.type == fs.FileType.NotFound:
         return [], uri, True
     return [(path, int(info.size or 0))], uri, True
@@ -100,7 +114,7 @@ def locate(uri: str, role: Role, encoding: str = UTF8) -> list[SourceFile]:
         raise BadInput(f"there is no file at '{uri}'; give {option} an existing file, a folder or a glob")
     known = [(path, size, format_of(path)) for path, size in sorted(found)]
     if not single:
-        known = [entry for entry in known if not entry[0].removesuffix(".gz").endswith(_OTHER_ROLE[role])]
+        known = [entry for entry in known if not _without_gz(entry[0]).endswith(_OTHER_ROLE[role])]
     files = [
         SourceFile(root, path, size, kind, encoding) for path, size, kind in known if kind is not None and size > 0
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,8 +22,9 @@ def read_items(
 ) -> pa.Table:
     """Schema `items` sorted by item id, popularity 0. Equal titles stay apart: the id tells items, not the title.
 
-    `genres` is an optional column, a list or text divided by `separator`. Raises BadInput for a missing column, an item
-    without id or title, ids that come twice, and where there is no item at all.
+    `genres` is an optional column, a list or text divided by `separator`, and null where it is neither. Raises
+    BadInput for a missing column, an item without id or title, ids that come twice or that floats have lost, and where
+    there is no item at all.
     """
     wanted = [
         Wanted("item", columns.item, "--data.columns.item"),
@@ -36,6 +38,11 @@ def read_items(
                 first = batch.broken[0]
                 raise BadInput(
                     f"data row {first.row + 1} of {file.path} {first.reason}; mend the file, an item must not be lost"
+                )
+            if inexact := int(np.count_nonzero(values.inexact(batch.table.column("item")))):
+                raise BadInput(
+                    f"{inexact} item ids in {file.path} are floats so large that they cannot be told apart; store the "
+                    "column as integers or text"
                 )
             with explained(file):
                 parts.append(_part(batch.table, batch.untyped, separator))
@@ -69,10 +76,14 @@ def _part(table: pa.Table, untyped: bool, separator: str) -> pa.Table:
     genres: pa.Array = pa.nulls(size, pa.list_(pa.string()))
     if "genres" in table.column_names:
         given = values.flat(table.column("genres"))
-        if pa.types.is_list(given.type) or pa.types.is_large_list(given.type):
-            genres = pc.cast(given, pa.list_(pa.string()))
-        else:
-            genres = pc.split_pattern(pc.cast(given, pa.string()), separator)
+        # They are of use but not needed: a column of another kind that happens to have this name is passed over.
+        with contextlib.suppress(pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            if pa.types.is_list(given.type) or pa.types.is_large_list(given.type):
+                found = pc.cast(given, pa.list_(pa.string()))
+            else:
+                found = pc.split_pattern(pc.cast(given, pa.string()), separator)
+            found.validate(full=True)  # Parquet may hold text that is no UTF-8
+            genres = found
     columns = {
         "item_id": values.ids(table.column("item"), untyped),
         "title": pc.utf8_trim_whitespace(pc.cast(titles, pa.string())),

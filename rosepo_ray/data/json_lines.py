@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.json
+
+_EXACT = 2**53
+"""From here on floats do not hold every whole number."""
 
 Wrong = tuple[int, str]
 """The number of a line in its block, blank lines not counted, and what is wrong with it."""
@@ -39,6 +43,13 @@ def _inferred(block: bytes, text: Sequence[str]) -> pa.Table:
     table = _arrow(block, [])
     if any(pa.types.is_nested(table[name].type) for name in text if name in table.column_names):
         raise pa.ArrowInvalid("an id or a title is a list or an object")  # line by line it is known which
+    for name in text:
+        # Arrow makes floats of whole numbers beyond int64, and of all where one has decimals; Python keeps them.
+        column = table[name] if name in table.column_names else None
+        if column is None or not pa.types.is_floating(column.type):
+            continue
+        if pc.any(pc.greater_equal(pc.abs(column), float(_EXACT))).as_py():
+            raise pa.ArrowInvalid("an id is too large for a float")
     dated = [name for name in text if name in table.column_names and pa.types.is_temporal(table[name].type)]
     return _arrow(block, dated) if dated else table
 
@@ -58,7 +69,7 @@ def _by_line(block: bytes, names: Sequence[str], text: Sequence[str]) -> tuple[p
         if not line.strip():
             continue
         place += 1
-        record = _record(line.decode(), text)
+        record = _record(line.decode(), names, text)
         if isinstance(record, str):
             wrong.append((place, record))
             continue
@@ -69,7 +80,7 @@ def _by_line(block: bytes, names: Sequence[str], text: Sequence[str]) -> tuple[p
     return pa.table(columns), wrong, place + 1
 
 
-def _record(line: str, text: Sequence[str]) -> dict[str, Any] | str:
+def _record(line: str, names: Sequence[str], text: Sequence[str]) -> dict[str, Any] | str:
     """The object of a line, or what is wrong with it."""
     try:
         record = json.loads(line)
@@ -81,6 +92,14 @@ def _record(line: str, text: Sequence[str]) -> dict[str, Any] | str:
     for name in text:
         if isinstance(record.get(name), (dict, list)):
             return f"has a '{name}' that is neither text nor a number ({line.strip()[:60]!r})"
+        value = record.get(name)
+        if isinstance(value, float) and abs(value) >= _EXACT:
+            return f"has a '{name}' too large for a number with decimals or an exponent ({line.strip()[:60]!r})"
+    for name in names:
+        try:
+            json.dumps(record.get(name), ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            return f"has a '{name}' with half of a surrogate pair, which is no text ({line.strip()[:60]!r})"
     return record
 
 

@@ -55,10 +55,11 @@ def normalise(batch: Batch, *, timed: bool, rating_needed: bool) -> LogRows:
     table, size, rows = batch.table, batch.table.num_rows, batch.rows
     users = values.ids(table.column("user"), batch.untyped)
     items = values.ids(table.column("item"), batch.untyped)
-    problems: list[_Problem] = [
-        (_null(users), "user", "has no user id", table.column("user")),
-        (_null(items), "item", "has no item id", table.column("item")),
-    ]
+    problems: list[_Problem] = []
+    for role, ids in (("user", users), ("item", items)):
+        what = f"has no {role} id that can be told apart from others, since floats do not hold so large ones exactly"
+        problems.append((values.inexact(table.column(role)), role, what, table.column(role)))
+        problems.append((_null(ids), role, f"has no {role} id", table.column(role)))
     if timed:
         times, kinds = values.times(table.column("time"))
         what = "has a time that is neither a number nor an ISO 8601 date"

@@ -18,15 +18,17 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from rosepo_ray.data import json_lines
+from rosepo_ray.data import ended, json_lines
 from rosepo_ray.data.files import SourceFile
 from rosepo_ray.errors import BadInput
 
 BLOCK_BYTES = 8 << 20  # of text per batch; a line longer than this cannot be read
 PARQUET_ROWS = 1 << 18
+_TEXT = ("user", "item", "title")  # roles whose values become text
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,12 @@ def explained(file: SourceFile) -> Iterator[None]:
         if isinstance(error, UnicodeError) or "UTF8" in said or "UTF-8" in said or _undecoded(said):
             why = f"is not {file.encoding.upper()} text"
             remedy = "name its encoding with --data.encoding, for example latin-1, or convert it"
+            if file.format == "parquet":  # whose text has no other encoding
+                why, remedy = "holds bytes that are no UTF-8 text", "store that column as UTF-8 text"
             said = said.encode("ascii", "replace").decode()
+        elif "straddling" in said:
+            why = f"has a line longer than {BLOCK_BYTES >> 20} MiB or a quote that is never closed"
+            remedy = "repair or remove the file"
         else:
             why, remedy = f"is not readable as {file.format}", "repair or remove the file"
         raise BadInput(f"{file.path} {why} ({said}); {remedy}") from error
@@ -125,9 +132,12 @@ def _undecoded(said: str) -> bool:
 
 
 def _choose(file: SourceFile, wanted: Sequence[Wanted], found: Sequence[str]) -> dict[str, str]:
-    """Role -> name in the file. `found` holds the file's columns. Raises BadInput for a missing required one."""
+    """Role -> name in the file. `found` holds the file's columns. Raises BadInput for a required one that is missing,
+    and for one that is there twice."""
     chosen = {}
     for column in wanted:
+        if found.count(column.name) > 1:
+            raise BadInput(f"{file.path} has more than one column '{column.name}'; rename the others")
         if column.name in found:
             chosen[column.role] = column.name
         elif column.required:
@@ -140,9 +150,27 @@ def _choose(file: SourceFile, wanted: Sequence[Wanted], found: Sequence[str]) ->
 
 def _parquet(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[pa.Table]:
     with file.open_file() as source, pq.ParquetFile(source) as parquet:
-        chosen = _choose(file, wanted, parquet.schema_arrow.names)
+        schema = parquet.schema_arrow
+        chosen = _choose(file, wanted, schema.names)
+        for role in _TEXT:
+            if role in chosen and not _spellable(schema.field(chosen[role]).type):
+                raise BadInput(
+                    f"column '{chosen[role]}' of {file.path} has the type {schema.field(chosen[role]).type}, which is "
+                    f"neither text nor a number; give text or numbers, or name another column with "
+                    f"--data.columns.{role}"
+                )
         for batch in parquet.iter_batches(batch_size=PARQUET_ROWS, columns=list(dict.fromkeys(chosen.values()))):
             yield _by_role(pa.Table.from_batches([batch]), chosen)
+
+
+def _spellable(kind: pa.DataType) -> bool:
+    """Whether values of this type can become text."""
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    try:
+        pc.cast(pa.nulls(0, kind), pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    return True
 
 
 def _by_role(table: pa.Table, chosen: dict[str, str]) -> pa.Table:
@@ -170,19 +198,24 @@ def _delimited(file: SourceFile, wanted: Sequence[Wanted], broken: list[Broken])
         cleaned = [name.rsplit(":", 1)[0] for name in cleaned]
     chosen = {role: header[cleaned.index(name)] for role, name in _choose(file, wanted, cleaned).items()}
     names = list(dict.fromkeys(chosen.values()))
-    if doubled := [name for name in names if header.count(name) > 1]:
-        raise BadInput(f"{file.path} has more than one column '{doubled[0]}'; rename the others")
     if alone:  # which Arrow takes for an empty file where no line break follows
         return
 
+    closed = plain
+
     def left_out(row: Any) -> str:
+        nonlocal closed
+        if not plain and row.text.startswith(ended.MARK):
+            closed = True
+            return "skip"
         reason = f"has {row.actual_columns} fields where the header has {row.expected_columns} ({row.text[:60]!r})"
         broken.append(Broken(row.number - 2, "fields", reason))  # Arrow counts from 1 and the header too
         return "skip"
 
     with file.open_stream() as stream:
         reader = pa.csv.open_csv(
-            stream,
+            # One field more than the header has, so that it is never taken for a row of the file.
+            stream if plain else ended.Ended(stream, delimiter * len(header)),
             # With threads Arrow would not know the numbers of the rows; the tasks are parallel already.
             read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
             parse_options=pa.csv.ParseOptions(
@@ -203,6 +236,11 @@ def _delimited(file: SourceFile, wanted: Sequence[Wanted], broken: list[Broken])
         for batch in reader:
             yield _by_role(pa.Table.from_batches([batch]), chosen)
         yield _by_role(reader.schema.empty_table(), chosen)  # rows left out since the last batch
+    if not closed:
+        raise BadInput(
+            f"{file.path} opens a quote that is never closed, so the rows behind it cannot be told apart; close it, "
+            "or double quotes inside a field"
+        )
 
 
 def _line_blocks(file: SourceFile) -> Iterator[bytes]:
@@ -224,7 +262,7 @@ def _line_blocks(file: SourceFile) -> Iterator[bytes]:
 
 def _jsonl(file: SourceFile, wanted: Sequence[Wanted], broken: list[Broken]) -> Iterator[pa.Table]:
     names = {column.role: column.name for column in wanted}
-    text = [names[role] for role in ("user", "item", "title") if role in names]
+    text = [names[role] for role in _TEXT if role in names]
     seen, row = False, 0
     for block in _line_blocks(file):
         if not block.strip():

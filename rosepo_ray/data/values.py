@@ -23,7 +23,7 @@ def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
 
 
 def ids(column: pa.ChunkedArray | pa.Array, untyped: bool) -> pa.Array:
-    """Ids as strings [N]; whole numbers without ".0"; null where there is no id.
+    """Ids as strings [N]; whole numbers without ".0"; null where there is no id, or one that is `inexact`.
 
     Tools that once met a missing value write integers as 12.0; in text files, which have no types, that ending is
     therefore cut as well.
@@ -31,7 +31,8 @@ def ids(column: pa.ChunkedArray | pa.Array, untyped: bool) -> pa.Array:
     array = flat(column)
     if pa.types.is_floating(array.type):
         known = pc.and_kleene(pc.is_valid(array), pc.invert(pc.is_nan(array)))
-        array = pc.if_else(known, array, None)
+        array = pc.if_else(pc.and_(known, pa.array(~inexact(array))), array, None)
+        array = pc.cast(array, pa.float32()) if pa.types.is_float16(array.type) else array  # Arrow has no floor of it
         whole = pc.equal(array, pc.floor(array))
         digits = pc.cast(pc.if_else(whole, array, None), pa.int64(), safe=False)
         return pc.coalesce(pc.cast(digits, pa.string()), pc.cast(array, pa.string()))
@@ -39,6 +40,16 @@ def ids(column: pa.ChunkedArray | pa.Array, untyped: bool) -> pa.Array:
     if untyped and pc.any(pc.ends_with(text, ".0")).as_py():
         text = pc.replace_substring_regex(text, r"^(-?\d+)\.0$", r"\1")
     return pc.if_else(pc.equal(text, ""), None, text)
+
+
+def inexact(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Mask [N] of the floats so large that several whole numbers share one: as ids they cannot be told apart."""
+    array = flat(column)
+    if not pa.types.is_floating(array.type):
+        return np.zeros(len(array), bool)
+    digits = {16: 11, 32: 24, 64: 53}[array.type.bit_width]
+    large = pc.greater_equal(pc.abs(pc.cast(array, pa.float64())), 2.0**digits)
+    return np.asarray(pc.fill_null(large, False).to_numpy(zero_copy_only=False))
 
 
 def numbers(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, np.ndarray]:
@@ -74,13 +85,15 @@ def _float(text: str | None) -> float | None:
 def times(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, np.ndarray]:
     """Times as int64 [N] (null where missing or unreadable) and how each was written, uint8 [N].
 
-    INTEGER keeps the number; FRACTION is a number times FRACTION_SCALE (in an array of which some number has decimals);
-    DATE is microseconds since 1970 (ISO 8601; without a zone it counts as UTC).
+    INTEGER keeps a whole number; FRACTION is a number with decimals times FRACTION_SCALE; DATE is microseconds since
+    1970 (ISO 8601; without a zone it counts as UTC). Each value is judged by itself.
     """
     array = flat(column)
     if pa.types.is_integer(array.type):
         return pc.cast(array, pa.int64(), safe=False), _all(array, INTEGER)
     if pa.types.is_temporal(array.type):
+        if not (pa.types.is_timestamp(array.type) or pa.types.is_date(array.type)):
+            return pa.nulls(len(array), pa.int64()), _all(array, DATE)  # a time of day or a duration orders nothing
         stamps = pc.cast(array, pa.timestamp("us", getattr(array.type, "tz", None)), safe=False)
         return pc.cast(stamps, pa.int64()), _all(array, DATE)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
@@ -98,20 +111,25 @@ def _all(array: pa.Array, kind: int) -> np.ndarray:
 
 
 def _number_times(values: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    whole = pc.all(pc.equal(values, pc.floor(values))).as_py()
-    scale, kind = (1.0, INTEGER) if whole is None or whole else (float(FRACTION_SCALE), FRACTION)
-    scaled = pc.round(pc.multiply(values, scale))
+    """Value by value, so that neighbours in a file or a block do not matter."""
+    whole = pc.fill_null(pc.equal(values, pc.floor(values)), True)
+    scaled = pc.if_else(whole, values, pc.round(pc.multiply(values, float(FRACTION_SCALE))))
     fits = pc.less(pc.abs(scaled), 2.0**63)
-    return pc.cast(pc.if_else(fits, scaled, None), pa.int64(), safe=False), _all(values, kind)
+    kinds = np.where(whole.to_numpy(zero_copy_only=False), INTEGER, FRACTION).astype(np.uint8)
+    return pc.cast(pc.if_else(fits, scaled, None), pa.int64(), safe=False), kinds
 
 
 def _text_times(text: pa.Array) -> tuple[pa.Array, np.ndarray]:
     numeric = pc.match_substring_regex(text, r"^[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?$")
-    from_numbers, kinds = _number_times(pc.cast(pc.if_else(numeric, text, None), pa.float64()))
+    # Up to nine tenths of what int64 holds: nanoseconds would lose their order as floats.
+    exact = pc.match_substring_regex(text, r"^[-+]?(\d{1,18}|[0-8]\d{18})$")
+    from_integers = pc.cast(pc.utf8_ltrim(pc.if_else(exact, text, None), "+"), pa.int64())
+    others = pc.and_(numeric, pc.invert(exact))
+    from_numbers, kinds = _number_times(pc.cast(pc.if_else(others, text, None), pa.float64()))
     is_date = pc.and_(pc.invert(numeric), pc.is_valid(text))
     from_dates = _dates(pc.if_else(is_date, text, None))
     kinds[pc.fill_null(is_date, False).to_numpy(zero_copy_only=False)] = DATE
-    return pc.coalesce(from_numbers, from_dates), kinds
+    return pc.coalesce(from_integers, from_numbers, from_dates), kinds
 
 
 def _dates(text: pa.Array) -> pa.Array:

@@ -63,7 +63,6 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
         out=out,
         work=storage.join(out, _WORK),
         partitions=data_plan.partitions(source.interactions),
-        one_file=len(source.interactions) == 1,
         timed=source.columns.time is not None,
         data=data,
         columns=source.columns,
@@ -71,7 +70,7 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
         catalogue=ray.put(item_table["item_id"].combine_chunks()),
     )
     scattered = scatter(plan)
-    ordered = list(data_build.each(data_build.order_partition, plan, scattered.names, scattered.fractions))
+    ordered = list(data_build.each(data_build.order_partition, plan, scattered))
     kept = sum(part["kept"] for part in ordered)
     counts: dict[str, Any] = {
         "dropped": scattered.dropped,

@@ -17,6 +17,7 @@ from rosepo_ray import storage, tables
 from rosepo_ray.data import boundary, examples, hashes, partition, split
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.stages.data_plan import Plan
+from rosepo_ray.stages.data_scatter import Scattered
 
 
 def each(task: Callable[..., Any], plan: Plan, *arguments: Any) -> Iterator[Any]:
@@ -26,7 +27,9 @@ def each(task: Callable[..., Any], plan: Plan, *arguments: Any) -> Iterator[Any]
     waiting = [remote.remote(plan, index, *shared) for index in range(plan.partitions)]
     try:
         while waiting:
-            yield ray.get(waiting.pop(0))
+            result = ray.get(waiting[0])
+            waiting.pop(0)
+            yield result
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RosepoError):
             raise error.cause from None
@@ -34,16 +37,18 @@ def each(task: Callable[..., Any], plan: Plan, *arguments: Any) -> Iterator[Any]
     finally:
         for reference in waiting:
             ray.cancel(reference)
+        if waiting:  # a task that runs on would write behind whoever clears up
+            ray.wait(waiting, num_returns=len(waiting), fetch_local=False)
 
 
 def _ordered_uri(plan: Plan, index: int) -> str:
     return storage.join(plan.work, f"ordered-{index:05d}.parquet")
 
 
-def order_partition(plan: Plan, index: int, names: list[str], fractions: bool) -> dict[str, Any]:
+def order_partition(plan: Plan, index: int, scattered: Scattered) -> dict[str, Any]:
     """Orders a partition and stores it; returns counts and what the search for the boundaries starts from."""
     groups = []
-    for name in names:
+    for name in scattered.names:
         system, path = storage.filesystem(storage.join(plan.work, name))
         with system.open_input_file(path) as source:
             groups.append(pq.ParquetFile(source).read_row_group(index))
@@ -51,9 +56,9 @@ def order_partition(plan: Plan, index: int, names: list[str], fractions: bool) -
     found, duplicates, ratings = partition.order(
         pa.concat_tables(groups),
         items=len(catalogue),
-        one_file=plan.one_file,
+        one_file=scattered.one_file,
         min_rating=plan.data.min_rating,
-        fractions=fractions,
+        fractions=scattered.fractions,
     )
     sink = io.BytesIO()
     pq.write_table(found.to_table(), sink, compression="lz4")

@@ -36,7 +36,6 @@ class Plan:
     out: str
     work: str
     partitions: int
-    one_file: bool
     timed: bool
     data: DataSettings
     columns: Columns
@@ -82,23 +81,18 @@ def find_source(data: DataSettings, work: str) -> Source:
 
 
 def splits_by_time(data: DataSettings, source: Source) -> bool:
-    """Whether the split is by global time (else each user's last two). Raises BadInput where the log has no order."""
+    """Whether the split is by global time (else each user's last two). Raises BadInput where that lacks a time."""
     timed = source.columns.time is not None
     if not timed and data.split == "time":
         raise BadInput(
             "data.split time needs a time, but data.columns.time is null; name the column, or set --data.split last_two"
-        )
-    if not timed and len(source.interactions) > 1:
-        raise BadInput(
-            f"data.interactions means {len(source.interactions)} files and data.columns.time is null, so their rows "
-            "have no common order; name the time column or give one file"
         )
     return timed and data.split != "last_two"
 
 
 def weight(file: SourceFile) -> int:
     """About how many bytes the file would have as plain text."""
-    packed = file.format == "parquet" or file.path.endswith(".gz")
+    packed = file.format == "parquet" or file.path.lower().endswith(".gz")
     return file.size * (_PACKED if packed else 1)
 
 

@@ -32,6 +32,8 @@ class Scattered:
     """What pass A wrote (file names below the work folder) and counted."""
 
     names: list[str]
+    one_file: bool
+    """Whether all readable rows are of one file; then their order in it is known."""
     rows: int
     """Readable rows."""
     unknown: int
@@ -65,6 +67,7 @@ _FIRST = pa.struct([("file", pa.int32()), ("row", pa.int64()), ("problem", pa.st
 _SUMMARY = pa.schema(
     [
         ("name", pa.string()),
+        ("files", pa.list_(pa.int32())),
         ("rows", pa.int64()),
         ("unknown", pa.int64()),
         ("numbers", pa.bool_()),
@@ -144,6 +147,7 @@ def _write_rows(block: pa.Table, plan: Plan) -> pa.Table:
     kinds = np.unique(good["time_kind"].to_numpy())
     summary = {
         "name": name,
+        "files": pc.unique(good["file"]).to_pylist(),
         "rows": good.num_rows,
         "unknown": good.num_rows - known.num_rows,
         "numbers": bool(np.isin(kinds, [values.INTEGER, values.FRACTION]).any()),
@@ -191,14 +195,12 @@ def scatter(plan: Plan) -> Scattered:
             # read by one task while others write.
             .map_batches(_write_rows, fn_kwargs={"plan": plan}, batch_size=None, batch_format="pyarrow", num_cpus=0.5)
         )
-        found: list[dict[str, Any]] = []
-        for row in rows.iter_rows():
-            if row["first"]["whole_file"]:
-                raise BadInput(row["first"]["whole_file"]["problem"])
-            found.append(row)
+        # To the end in any case: while tasks are at work they write behind whoever clears up.
+        found = list(rows.iter_rows())
     _check(found, plan)
     return Scattered(
         names=sorted(row["name"] for row in found if row["name"]),
+        one_file=len(_files(found)) == 1,
         rows=sum(row["rows"] for row in found),
         unknown=sum(row["unknown"] for row in found),
         dropped={kind: sum(row["bad"][index] for row in found) for index, kind in enumerate(log.KINDS)},
@@ -208,6 +210,8 @@ def scatter(plan: Plan) -> Scattered:
 
 def _check(found: list[dict[str, Any]], plan: Plan) -> None:
     """Raises BadInput where the rows as a whole cannot be used, or not as the settings want it."""
+    if wrong := [row["first"]["whole_file"] for row in found if row["first"]["whole_file"]]:
+        raise BadInput(min(wrong, key=lambda first: first["file"])["problem"])
     total, bad = sum(row["rows"] for row in found), sum(sum(row["bad"]) for row in found)
     if bad and (plan.data.on_bad_row == "fail" or not total):
         leave = " or leave them out with --data.on_bad_row drop" if total else ""
@@ -228,10 +232,20 @@ def _check(found: list[dict[str, Any]], plan: Plan) -> None:
             f"{unknown} of {total} interactions name an item that the items file lacks; the first is "
             f"{_place(found, 'unknown', plan)}; add the items, or leave such rows out with --data.on_unknown_item drop"
         )
+    if not plan.timed and (files := len(_files(found))) > 1:
+        raise BadInput(
+            f"data.interactions means {files} files with rows and data.columns.time is null, so their rows have no "
+            "common order; name the time column or give one file"
+        )
     if any(row["dates"] for row in found) and any(row["numbers"] for row in found):
         raise BadInput(
             "some times of the log are numbers and others dates, which have no common order; use one of them"
         )
+
+
+def _files(found: list[dict[str, Any]]) -> set[int]:
+    """The files that have readable rows."""
+    return {index for row in found for index in row["files"]}
 
 
 def _place(found: list[dict[str, Any]], group: str, plan: Plan) -> str:

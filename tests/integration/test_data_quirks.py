@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from rosepo_ray import schemas, storage, tables
 from rosepo_ray.config_sources import build
+from rosepo_ray.data import partition
 from rosepo_ray.data.log import KINDS
 from rosepo_ray.errors import BadInput
 from rosepo_ray.stages import data
@@ -27,6 +28,11 @@ NONE_DROPPED = dict.fromkeys(KINDS, 0)
 
 def run(out, **values):
     return data.run(build({"data": {"sample": "none", "candidates": 3, **values}}), {}, str(out))
+
+
+def left(out):
+    """All that a run left behind, also folders and partial files."""
+    return list(out.rglob("*"))
 
 
 def read(out, name):
@@ -67,7 +73,7 @@ def test_bad_rows_are_dropped_counted_and_listed(tmp_path):
     ) as caught:
         run(tmp_path / "out", **found)
     assert "\n" not in str(caught.value)
-    assert storage.list_files(str(tmp_path / "out")) == []
+    assert left(tmp_path / "out") == []
 
     info = run(tmp_path / "out", **found, on_bad_row="drop")
     assert info["counts"]["dropped"] == {"fields": 2, "json": 1, "user": 1, "item": 1, "time": 1, "rating": 1}
@@ -95,7 +101,7 @@ def test_nothing_left_after_dropping(tmp_path):
     path = write_csv(tmp_path / "log.csv", ("user_id", "item_id", "timestamp"), [(1, 2, "x"), (1, 3, "y")])
     with pytest.raises(BadInput, match=r"2 of 2 rows of the log cannot be used; the first is data row 1 .*'x'"):
         run(tmp_path / "out", interactions=path, items=item_file(tmp_path / "items.csv"), on_bad_row="drop")
-    assert storage.list_files(str(tmp_path / "out")) == []
+    assert left(tmp_path / "out") == []
 
 
 def test_unknown_items_refused(tmp_path):
@@ -106,7 +112,7 @@ def test_unknown_items_refused(tmp_path):
     said = r"2 of 66 interactions name an item .* row 11 of .*log\.csv, which names item 'lost'; .*on_unknown_item drop"
     with pytest.raises(BadInput, match=said):
         run(tmp_path / "out", **found, on_unknown_item="fail")
-    assert storage.list_files(str(tmp_path / "out")) == []
+    assert left(tmp_path / "out") == []
     info = run(tmp_path / "out", **found)
     assert info["counts"]["unknown_items"] == 2
     clean = [(u, i, t) for t, (u, i) in enumerate(walks())]
@@ -286,6 +292,11 @@ DAMAGED = {
     "parquet overwritten": ("log.parquet", "overwritten", r"log\.parquet (is not readable as parquet|cannot be read)"),
     "parquet folder": ("log.parquet", "folder", r"there is no file at '.*log\.parquet'"),
     "unknown format": ("log.xlsx", b"PK", r"no file of a known format"),
+    "open quote": (
+        "log.csv",
+        HEADER.encode() + b'1,1,1\n1,2,"3\n1,4,5\n',
+        r"log\.csv opens a quote that is never closed",
+    ),
     "nested": (
         "log.jsonl",
         b'{"user_id": [1], "item_id": 2, "timestamp": 1}\n',
@@ -309,7 +320,7 @@ def test_damaged_logs(tmp_path, name):
     with pytest.raises(BadInput, match=said) as caught:
         run(tmp_path / "out", interactions=str(tmp_path / file), items=item_file(tmp_path / "items.csv"))
     assert "\n" not in str(caught.value)
-    assert storage.list_files(str(tmp_path / "out")) == []
+    assert left(tmp_path / "out") == []
 
 
 ITEMS = {
@@ -332,14 +343,14 @@ def test_bad_items(tmp_path, name):
     (tmp_path / "log.csv").write_text(HEADER + "1,1,1\n1,2,2\n")
     with pytest.raises(BadInput, match=said):
         run(tmp_path / "out", interactions=str(tmp_path / "log.csv"), items=str(tmp_path / "items.csv"))
-    assert storage.list_files(str(tmp_path / "out")) == []
+    assert left(tmp_path / "out") == []
 
 
 def test_no_user_long_enough_for_last_two(tmp_path):
     path = write_csv(tmp_path / "log.csv", ("user_id", "item_id"), [(1, 1), (1, 2), (2, 3), (2, 4)])
     with pytest.raises(BadInput, match=r"the validation split has no example \(4 interactions of 2 users\)"):
         run(tmp_path / "out", interactions=path, items=item_file(tmp_path / "items.csv"), columns={"time": None})
-    assert storage.list_files(str(tmp_path / "out")) == []
+    assert left(tmp_path / "out") == []
 
 
 def test_nothing_is_written_behind_an_error(tmp_path):
@@ -352,8 +363,56 @@ def test_nothing_is_written_behind_an_error(tmp_path):
         patch.setattr("rosepo_ray.stages.data_scatter.UNIT_BYTES", 1000)
         with pytest.raises(BadInput, match=r"00\.csv has no column 'user_id'"):
             run(tmp_path / "out", interactions=str(tmp_path / "log"), items=item_file(tmp_path / "items.csv"))
+    assert left(tmp_path / "out") == []
     time.sleep(3)
-    assert storage.list_files(str(tmp_path / "out")) == []
+    assert left(tmp_path / "out") == []
+
+
+def test_nothing_is_written_behind_an_error_of_one_partition(tmp_path):
+    """The first partition ends the run while the others build their much larger tables."""
+    greedy, *users = sorted((f"u{n}" for n in range(20_000)), key=lambda u: place(u) > 0)
+    rows = [(greedy, i, i) for i in range(23)]
+    rows += [(u, i, 100 + n) for n, u in enumerate(users) if place(u) > 0 for i in range(n % 5, 12)]
+    path = write_csv(tmp_path / "log.csv", ("user_id", "item_id", "timestamp"), rows)
+    with pytest.raises(BadInput, match=rf"user '{greedy}' took 23 of the 24 items"):
+        run(tmp_path / "out", interactions=path, items=item_file(tmp_path / "items.csv"))
+    assert left(tmp_path / "out") == []
+    time.sleep(2)
+    assert left(tmp_path / "out") == []
+
+
+def place(user):
+    return int(partition.partition_of(pa.array([user]), 4)[0])
+
+
+@pytest.mark.parametrize("neighbour", ["header.csv", "header.csv.gz", "broken.csv"])
+def test_files_without_rows_leave_a_log_one_file(tmp_path, neighbour):
+    """Equal times are then ordered by the place in the file, and a log without times has an order."""
+    rows = [(u, i, t // 3) for t, (u, i) in enumerate(walks())]
+    alone = write_csv(tmp_path / "alone.csv", ("user_id", "item_id", "timestamp"), rows)
+    write_csv(tmp_path / "log" / "a.csv", ("user_id", "item_id", "timestamp"), rows)
+    text = HEADER + ("1\n" if neighbour == "broken.csv" else "")
+    (tmp_path / "log" / neighbour).write_bytes(
+        gzip.compress(text.encode()) if neighbour.endswith("gz") else text.encode()
+    )
+    items = item_file(tmp_path / "items.csv")
+    for name, more in (("timed", {}), ("untimed", {"columns": {"time": None}})):
+        one = run(tmp_path / f"{name}-one", interactions=alone, items=items, **more)
+        two = run(tmp_path / name, interactions=str(tmp_path / "log"), items=items, on_bad_row="drop", **more)
+        assert (two["dataset"], two["protocol"]) == (one["dataset"], one["protocol"])
+
+
+def test_no_order_across_files_without_a_time(tmp_path):
+    for name in ("a", "b"):
+        write_csv(tmp_path / "log" / f"{name}.csv", ("user_id", "item_id"), walks())
+    with pytest.raises(BadInput, match=r"means 2 files with rows and data\.columns\.time is null"):
+        run(
+            tmp_path / "out",
+            interactions=str(tmp_path / "log"),
+            items=item_file(tmp_path / "items.csv"),
+            columns={"time": None},
+        )
+    assert left(tmp_path / "out") == []
 
 
 @settings(

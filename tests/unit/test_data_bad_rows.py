@@ -12,6 +12,7 @@ from rosepo_ray.config import Columns
 from rosepo_ray.data import items, json_lines, log, readers
 from rosepo_ray.data.files import locate
 from rosepo_ray.data.readers import Wanted
+from rosepo_ray.data.values import ids
 from rosepo_ray.errors import BadInput
 
 WANTED = [Wanted("user", "user_id", ""), Wanted("item", "item_id", "")]
@@ -115,6 +116,38 @@ def test_json_fields_of_two_types():
     assert table["item_id"].to_pylist() == ["a", "2", None]
     assert table["time"].to_pylist() == ["5", "2020-01-01", None]
     assert table["rating"].to_pylist() == ["4", "good", "2.5"]
+
+
+@pytest.mark.parametrize("beside", [3, 2**63, 1.5, "x", None])
+def test_json_ids_beyond_what_floats_hold_stay_apart(beside):
+    given = [2**63 + 1, 2**63 + 2, 2**64 - 1, beside]
+    lines = [{"user_id": user, "item_id": 1} for user in given]
+    table, wrong, _ = json_lines.parse(
+        "\n".join(map(json.dumps, lines)).encode(), ["user_id", "item_id"], ["user_id", "item_id"]
+    )
+    assert wrong == []
+    found = ids(table["user_id"], untyped=False).to_pylist()
+    assert found == [*map(str, given[:3]), None if beside is None else str(beside)]
+
+
+def test_json_ids_written_as_large_floats_are_refused(tmp_path):
+    lines = ['{"user_id": 1e300, "item_id": 1}', '{"user_id": 1e3, "item_id": 9007199254740993}']
+    (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
+    good, broken = read(tmp_path / "log.jsonl")
+    assert good == {1: ("1000", "9007199254740993")}
+    assert broken[0][1].startswith("has a 'user_id' too large for a number with decimals or an exponent")
+
+
+def test_half_a_surrogate_pair_is_one_bad_row(tmp_path):
+    lines = [
+        '{"user_id": "\\ud800x", "item_id": 1}',
+        '{"user_id": "\\ud83c\\udfac", "item_id": 2, "note": "\\ud800"}',
+        '{"user_id": "u", "item_id": 3}',
+    ]
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    good, broken = read(tmp_path / "log.jsonl")
+    assert good == {1: ("🎬", "2"), 2: ("u", "3")}
+    assert [reason[:40] for _, reason in broken.values()] == ["has a 'user_id' with half of a surrogate"]
 
 
 def test_numbers_beside_text_that_looks_like_a_date_in_json():

@@ -44,6 +44,14 @@ def test_the_first_of_duplicates_stays_even_if_a_later_one_is_rated_better():
     assert log.kept_N.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("ratings", [(1.0, 5.0), (5.0, 1.0)])
+def test_copies_that_differ_in_the_rating_alone_count_as_the_lowest_whatever_their_order(ratings):
+    log, duplicates, kept = ordered([("a", 1, 5, r) for r in ratings], one_file=False, min_rating=3)
+    assert duplicates == 1
+    assert kept.tolist() == [1.0]
+    assert log.kept_N.tolist() == [False]
+
+
 def test_whole_times_are_scaled_where_others_have_decimals():
     log, _, _ = ordered([("a", 1, 5, None), ("a", 2, 3, None)], fractions=True)
     assert log.time_N.tolist() == [3_000_000, 5_000_000]

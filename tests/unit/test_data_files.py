@@ -53,11 +53,21 @@ def test_a_file_name_may_hold_a_glob_sign(tmp_path):
     assert names(locate(str(tmp_path / "log[1].csv"), "interactions")) == ["log[1].csv"]
 
 
-def test_recbole_folder_serves_both_roles(tmp_path):
-    for name in ("ml.inter", "ml.item", "ml.user"):
+def test_a_glob_that_matches_folders_means_their_files(tmp_path):
+    for name in ("day1.csv", "day2.csv/part-0.csv", "day2.csv/_SUCCESS", "day2.csv/.x.csv", "_tmp.csv/y.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x\n")
-    assert names(locate(str(tmp_path), "interactions")) == ["ml.inter"]
-    assert names(locate(str(tmp_path), "items")) == ["ml.item"]
+    assert names(locate(f"{tmp_path}/*.csv", "interactions")) == ["day1.csv", "part-0.csv"]
+    assert names(locate(f"file://{tmp_path}/day*", "interactions")) == ["day1.csv", "part-0.csv"]
+    assert names(locate(f"{tmp_path}/**", "interactions")).count("part-0.csv") == 1
+
+
+@pytest.mark.parametrize("case", [str, str.upper])
+def test_recbole_folder_serves_both_roles(tmp_path, case):
+    for name in map(case, ("ml.inter", "ml.item", "ml.user")):
+        (tmp_path / name).write_text("x\n")
+    assert names(locate(str(tmp_path), "interactions")) == [case("ml.inter")]
+    assert names(locate(str(tmp_path), "items")) == [case("ml.item")]
 
 
 def test_gzip_is_opened_transparently(tmp_path):

@@ -3,6 +3,7 @@ import decimal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rosepo_ray import schemas
@@ -44,8 +45,6 @@ def test_ids_of_text_files_lose_the_ending_that_missing_values_leave():
         (pa.array(["9007199254740993"]), [9007199254740993], values.INTEGER),  # 2^53 + 1 is no float
         (pa.array([881250949.0, 3.0]), [881250949, 3], values.INTEGER),
         (pa.array(["881250949.0", "8.5e2"]), [881250949, 850], values.INTEGER),
-        (pa.array([1.5, 2.0]), [1_500_000, 2_000_000], values.FRACTION),
-        (pa.array(["1.25", "2"]), [1_250_000, 2_000_000], values.FRACTION),
         (pa.array([decimal.Decimal("1.50")]), [1_500_000], values.FRACTION),
         (pa.array(["1970-01-01T00:00:01Z"]), [1_000_000], values.DATE),
         (pa.array(["1970-01-01 00:00:01", "1970-01-02"]), [1_000_000, 86_400_000_000], values.DATE),
@@ -59,6 +58,65 @@ def test_times(given, expected, kind):
     assert found.to_pylist() == expected
     assert found.type == pa.int64()
     assert kinds.tolist() == [kind] * len(given)
+
+
+@pytest.mark.parametrize("given", [pa.array([1.5, 2.0]), pa.array(["1.5", "2"]), pa.array(["1.5", "2.0"])])
+def test_each_time_is_whole_or_not_whatever_its_neighbours(given):
+    found, kinds = values.times(given)
+    assert found.to_pylist() == [1_500_000, 2]
+    assert kinds.tolist() == [values.FRACTION, values.INTEGER]
+
+
+def test_one_time_with_decimals_leaves_the_others_exact():
+    found, kinds = values.times(pa.array([1_600_000_000_123.0, 2.0**62, 0.25, None]))
+    assert found.to_pylist() == [1_600_000_000_123, 2**62, 250_000, None]
+    assert kinds.tolist()[:3] == [values.INTEGER, values.INTEGER, values.FRACTION]
+
+
+@pytest.mark.parametrize("other", ["soon", "", "1.5", "1e3", "2020-01-01"])
+def test_whole_numbers_in_text_stay_exact_beside_anything_else(other):
+    nanoseconds = [1_600_000_000_123_456_789, 1_600_000_000_123_456_788, -9_007_199_254_740_993]
+    found, kinds = values.times(pa.array([*map(str, nanoseconds), "+7", other]))
+    assert found.to_pylist()[:4] == [*nanoseconds, 7]
+    assert kinds.tolist()[:4] == [values.INTEGER] * 4
+
+
+@pytest.mark.parametrize("kind", [pa.time32("s"), pa.duration("s")])
+def test_a_time_of_day_or_a_duration_is_no_time(kind):
+    assert values.times(pa.array([1, 2]).cast(pa.int32() if kind == pa.time32("s") else pa.int64()).cast(kind))[
+        0
+    ].to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize(("kind", "digits"), [(pa.float16(), 11), (pa.float32(), 24), (pa.float64(), 53)])
+def test_ids_beyond_what_a_float_tells_apart_are_none(kind, digits):
+    given = np.array([2**digits - 1, 2**digits, -(2**digits), 7.5, np.inf, np.nan], kind.to_pandas_dtype())
+    assert values.ids(pa.array(given), untyped=False).to_pylist() == [str(2**digits - 1), None, None, "7.5", None, None]
+    assert values.inexact(pa.array(given)).tolist() == [False, True, True, False, True, False]
+
+
+def test_bad_rows_tell_a_lost_id_from_a_missing_one():
+    users = pa.array([2.0**53, None, 1.0])
+    rows = log.normalise(batch(user=users, item=["1", "2", "3"]), timed=False, rating_needed=False)
+    assert rows.interactions["user_id"].to_pylist() == ["1"]
+    assert rows.reasons[0].startswith("has no user id that can be told apart from others, since floats")
+    assert rows.reasons[0].endswith("('9007199254740992.0')")
+    assert rows.reasons[1] == "has no user id"
+
+
+def test_item_ids_that_floats_lost(tmp_path):
+    pq.write_table(pa.table({"item_id": [2.0**60, 1.0], "title": ["A", "B"]}), tmp_path / "items.parquet")
+    with pytest.raises(BadInput, match=r"1 item ids in .*items\.parquet are floats so large"):
+        items.read_items(locate(str(tmp_path / "items.parquet"), "items"), Columns())
+
+
+@pytest.mark.parametrize(
+    "genres", [[{"name": "x"}], [[{"name": "x"}]], [b"\xff"], pa.array([b"\xff"]).view(pa.string())]
+)
+def test_genres_of_another_kind_are_passed_over(tmp_path, genres):
+    pq.write_table(pa.table({"item_id": [1], "title": ["A"], "genres": genres}), tmp_path / "items.parquet")
+    table = items.read_items(locate(str(tmp_path / "items.parquet"), "items"), Columns())
+    assert table["genres"].to_pylist() == [None]
 
 
 def test_times_that_cannot_be_read_are_null():

@@ -107,6 +107,7 @@ def check(case: Log, tables: dict[str, Any], counts: dict[str, int], reference: 
         user, target = row["user_id"], row["target"]
         targets[row["split"]].add((user, target))
         order = reference.order[user]
+        assert target in order
         assert target not in row["history"]
         assert set(row["history"]) <= set(order[: order.index(target)]), "the history holds the target's future"
         others = [item for item in row["candidates"] if item != target]
@@ -148,23 +149,23 @@ def test_random_logs(case, seed, files, block):
         patch.setattr(readers, "BLOCK_BYTES", block)
         patch.setattr(boundary, "FETCH", 4)
         one = write(case, Path(folder, "one"), seed, 1)
-        layouts = [(one, next(iter(one.files)), True)]
+        layouts = [(one, next(iter(one.files)))]
         if case.timed:
             many = [write(case, Path(folder, str(n)), seed + n, files + n) for n in range(2)]
-            layouts += [(written, str(written.folder), False) for written in many]
+            layouts += [(written, str(written.folder)) for written in many]
         seen = []
-        for written, uri, one_file in layouts:
+        for written, uri in layouts:
             reference = expected(case, written)
             if crowded(case, reference):
                 with pytest.raises(BadInput, match=r"which leaves .* for candidate sets"):
-                    make(case, uri, one_file)
+                    make(case, uri, reference.one_file)
                 continue
-            tables, counts, bad = make(case, uri, one_file)
+            tables, counts, bad = make(case, uri, reference.one_file)
             assert {(path, row) for path, row, _ in bad} == reference.dropped
             assert len(bad) == len(reference.dropped) == len(case.events) - counts["interactions"]
             assert {kind: sum(k == kind for *_, k in bad) for kind in log.KINDS} == reference.kinds
             check(case, tables, counts, reference)
-            seen.append((one_file, tables))
+            seen.append((reference.one_file, tables))
         # How the rows are spread over files, and in which order, is not seen where they have a time.
         spread = [tables for one_file, tables in seen if not one_file]
         assert all(tables == spread[0] for tables in spread)

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rosepo_ray.data import readers
+from rosepo_ray.data import log, readers
 from rosepo_ray.data.files import locate
 from rosepo_ray.data.readers import Wanted, read
 from rosepo_ray.errors import BadInput
@@ -149,8 +149,14 @@ def test_missing_column_in_parquet(tmp_path):
         ("log.jsonl", '{"user_id": "José", "item_id": 1}\n'.encode("latin-1"), "not UTF-8"),
         ("log.jsonl", '{"user_id": "José", "item_id": 1}\n[]\n'.encode("latin-1"), "not UTF-8"),
         ("log.csv", "user_id,item_id\n1,1\n".encode("utf-16"), "not UTF-8"),
-        ("log.csv", b'user_id,item_id\n1,"2\n' + b"1,2\n" * (readers.BLOCK_BYTES // 2), "not readable as csv"),
+        (
+            "log.csv",
+            b'user_id,item_id\n1,"2\n' + b"1,2\n" * (readers.BLOCK_BYTES // 2),
+            "a line longer than 8 MiB or a quote",
+        ),
         ("log.csv", b"user_id,item_id,item_id\n1,2,3\n", "more than one column 'item_id'"),
+        ("log.csv", b"user_id,item_id, item_id \n1,2,3\n", "more than one column 'item_id'"),
+        ("log.inter", b"user_id:token\titem_id:token\tuser_id:float\n1\t2\t3\n", "more than one column 'user_id'"),
         ("log.parquet", b"PAR1 broken", "log.parquet"),
         ("log.csv.gz", b"\x1f\x8b broken", "log.csv.gz"),
         ("log.csv.gz", gzip.compress(b"user_id,item_id\n" + b"1,2\n" * 100_000)[:300], "log.csv.gz"),
@@ -169,3 +175,67 @@ def test_damaged_files(tmp_path, name, content, said):
 def test_files_without_rows_give_nothing(tmp_path, mark, header):
     (tmp_path / "log.csv").write_bytes(mark + header)
     assert rows(tmp_path / "log.csv") == []
+
+
+LINES = ["user_id,item_id,rating,note", "u0,i0,1,x", 'v,2,3,"oops', *(f"u{n},i{n},2,y" for n in range(9))]
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False])
+@pytest.mark.parametrize("block", [70, 1 << 20])
+@pytest.mark.parametrize(("suffix", "delimiter"), [("csv", ","), ("tsv", "\t"), ("csv.gz", ",")])
+def test_a_quote_that_is_never_closed(tmp_path, monkeypatch, ending, last, block, suffix, delimiter):
+    monkeypatch.setattr(readers, "BLOCK_BYTES", block)
+    path = tmp_path / f"log.{suffix}"
+
+    def write(lines):
+        content = (ending.join(lines) + ending * last).replace(",", delimiter).encode()
+        path.write_bytes(gzip.compress(content) if suffix.endswith("gz") else content)
+
+    write(LINES)
+    with pytest.raises(
+        BadInput, match=r"log\.\S+ (opens a quote that is never closed|has a line .* or a quote that is)"
+    ):
+        rows(path)
+    write(LINES[:3])  # in the last row
+    with pytest.raises(BadInput, match="opens a quote that is never closed, so the rows behind it"):
+        rows(path)
+    write([line.replace('"oops', '"oops"') for line in LINES])
+    assert rows(path) == [("u0", "i0", "1"), ("v", "2", "3"), *((f"u{n}", f"i{n}", "2") for n in range(9))]
+
+
+def test_a_quote_in_recbole_files_and_within_a_field_opens_nothing(tmp_path):
+    (tmp_path / "log.inter").write_text('user_id:token\titem_id:token\n"u\t1\nv\t2\n')
+    (tmp_path / "log.csv").write_text('user_id,item_id\n5"u,1\nv,2\n')
+    assert rows(tmp_path / "log.inter", WANTED[:2]) == [('"u', "1"), ("v", "2")]
+    assert rows(tmp_path / "log.csv", WANTED[:2]) == [('5"u', "1"), ("v", "2")]
+
+
+def test_one_column_twice_in_parquet(tmp_path):
+    table = pa.Table.from_arrays([pa.array([1]), pa.array([2]), pa.array([3])], ["user_id", "item_id", "user_id"])
+    pq.write_table(table, tmp_path / "log.parquet")
+    with pytest.raises(BadInput, match="more than one column 'user_id'"):
+        rows(tmp_path / "log.parquet")
+
+
+def test_ids_in_parquet_that_are_neither_text_nor_numbers(tmp_path):
+    pq.write_table(pa.table({"user_id": [[1]], "item_id": [2]}), tmp_path / "log.parquet")
+    said = r"column 'user_id' of .*log\.parquet has the type list<.*>, .* give text or numbers.*--data\.columns\.user"
+    with pytest.raises(BadInput, match=said):
+        rows(tmp_path / "log.parquet")
+
+
+def test_bytes_in_parquet_that_are_no_text(tmp_path):
+    pq.write_table(pa.table({"user_id": [b"Jos\xe9"], "item_id": [2]}), tmp_path / "log.parquet")
+    [file] = locate(str(tmp_path / "log.parquet"), "interactions")
+    [batch] = read(file, WANTED)
+    said = r"log\.parquet .* store that column as UTF-8 text"
+    with pytest.raises(BadInput, match=said) as caught, readers.explained(file):
+        log.normalise(batch, timed=False, rating_needed=False)
+    assert "encoding" not in str(caught.value)
+
+
+def test_upper_case_suffixes(tmp_path):
+    content = gzip.compress(b"user_id,item_id,rating\nu1,7,4.5\nu2,8,\n")
+    (tmp_path / "LOG.CSV.GZ").write_bytes(content)
+    assert rows(tmp_path / "LOG.CSV.GZ") == EXPECTED
