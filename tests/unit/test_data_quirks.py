@@ -1,4 +1,4 @@
-"""Quirks of real files at the level of readers, ids and items; `tests/integration/test_data_quirks.py` has the rest."""
+"""Quirks of real files at the level of readers, ids and items; `tests/integration/test_any_log.py` has the rest."""
 
 import gzip
 import json
