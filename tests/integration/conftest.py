@@ -24,3 +24,11 @@ def ray_cluster() -> Iterator[None]:
 
     serve.shutdown()
     ray.shutdown()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_server() -> Iterator[None]:
+    """Runs go to the test's own database, whatever server the user's environment names."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield

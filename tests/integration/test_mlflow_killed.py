@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,6 @@ ROW = {"example_id": "u:1", "user_id": "u"}
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of the project catches it."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_server() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +48,6 @@ for uri in sys.argv[3:]:
                 "error": error, "file": sys.modules["rosepo_ray"].__file__})
 print(json.dumps(out))
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_server() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")

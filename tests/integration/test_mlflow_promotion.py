@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,6 @@ JOB = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "promote.py"), run
 MODEL = "rosepo-recommender"
 ITEMS = {"t": 10, "p": 20, "q": 6}
 ROWS = 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_server() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield
 
 
 @pytest.fixture(scope="module")
