@@ -74,9 +74,10 @@ def read(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[Batch]:
             tables = _jsonl(file, wanted, broken)
         else:
             tables = _delimited(file, wanted, broken)
-        numbers, told = _Numbers(), 0
+        numbers = _Numbers()
         for table in tables:
-            found, told = broken[told:], len(broken)
+            found = broken.copy()
+            broken.clear()
             rows = numbers.of_next(table.num_rows, [b.row for b in found])
             if len(rows) or found:
                 yield Batch(rows, table, file.format in ("csv", "tsv", "recbole"), found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rosepo_ray.config import PretrainedPolicy
+from rosepo_ray.config_effects import is_hub_name
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import pretrained
 
@@ -19,7 +20,7 @@ def check(settings: PretrainedPolicy, longest: int) -> None:
     Fetches and converts a sample model, so that no two workers do it at once.
     """
     source = pretrained.source_folder(settings)
-    here = Path(source).exists() or source.startswith(("/", ".", "~")) or source.count("/") > 1
+    here = not is_hub_name(source)
     if here:
         _refuse_no_model(settings, Path(source))
     else:

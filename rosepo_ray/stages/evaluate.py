@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pyarrow as pa
 from rosepo_ray import storage, tables
 from rosepo_ray.config import Settings
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.stages import cluster, progress, units
+from rosepo_ray.stages import cluster, units
 
 POLICIES = ("sft", "sft_longer", "align")
 _NAMES = {"align": "aligned"}
@@ -22,7 +23,7 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     from rosepo_ray.rejection.text import build_encoder
 
     choice = _choice(settings, inputs["data"])
-    examples = judged(settings, inputs["data"])
+    examples = _rows(choice, inputs["data"])
     if not examples.num_rows:
         raise BadInput(f"the {settings.evaluation.split} split has no examples, so nothing can be evaluated")
     items = tables.read(inputs["data"], "items")
@@ -51,7 +52,10 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
 
 def judged(settings: Settings, data: str) -> pa.Table:
     """The examples that are judged."""
-    choice = _choice(settings, data)
+    return _rows(_choice(settings, data), data)
+
+
+def _rows(choice: units.Choice, data: str) -> pa.Table:
     return pa.concat_tables([choice.rows(part) for part in tables.parts(data, "examples")])
 
 
@@ -96,19 +100,16 @@ def _policies(
     """Ray Data actors go through model after model, holding one policy at a time; units stored before are kept."""
     parts = tables.parts(data, "examples")
     folders = {model: storage.join(out, "predictions", model) for model in policies}
-    planned = [unit for model in policies for unit in units.plan(data, choice, model)]
-    stored = {part for folder in folders.values() for part in tables.parts(folder, "predictions")}
-    missing = [u for u in planned if tables.part_uri(folders[u.key], "predictions", u.number) not in stored]
+    cut = units.plan(data, choice)
+    planned = [replace(unit, key=model) for model in policies for unit in cut]
 
     def read(unit: units.Unit) -> pa.Table:
         return choice.rows(parts[unit.part])[unit.start : unit.stop]
 
-    rows = sum(unit.stop - unit.start for unit in planned)
-    with progress.counting("evaluate", rows) as line:
-        line.update(rows - sum(unit.stop - unit.start for unit in missing))
-        for unit, answers in units.run(settings, missing, read, Evaluator, (settings, data, policies)):
-            tables.write_part(folders[unit.key], "predictions", unit.number, answers)
-            line.update(line.done + answers.num_rows)
+    arguments = (settings, data, policies)
+    rows = units.complete(
+        settings, "evaluate", planned, read, Evaluator, arguments, "predictions", lambda unit: folders[unit.key]
+    )
     found = {model: tables.read(folder, "predictions") for model, folder in folders.items()}
     for model, table in found.items():
         if table.num_rows * len(policies) != rows:

@@ -88,13 +88,13 @@ class AskOracle:
         logs.in_worker(log, "ask-oracle")
         self.settings, self.out = settings, out
         self.stored = answers.stored(out)
-        self.replayed = {} if settings.align.replay is None else answers.table(settings.align.replay)
+        replayed = {} if settings.align.replay is None else answers.table(settings.align.replay)
+        self.known = replayed | self.stored
         self.client = None if app_name is None else OracleClient(app_name, batch=_ASK_ROWS)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.select(["example_id", "user_id", "history", "chosen", "rejected"]).to_pylist()
-        known = self.replayed | self.stored
-        found = {row["example_id"]: known[row["example_id"]] for row in rows if row["example_id"] in known}
+        found = {row["example_id"]: self.known[row["example_id"]] for row in rows if row["example_id"] in self.known}
         for row in rows:
             if row["example_id"] in found and found[row["example_id"]].rejected != row["rejected"]:
                 raise RosepoError(

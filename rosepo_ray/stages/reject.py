@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from rosepo_ray import storage, tables
 from rosepo_ray.config import Settings
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.stages import cluster, progress, units
+from rosepo_ray.stages import cluster, units
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
@@ -24,20 +24,13 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     limits = {"train": settings.rejection.examples, "validation": settings.rejection.validation_examples}
     choice = units.choose(inputs["data"], limits, settings.seed, "pairs")
     planned = units.plan(inputs["data"], choice)
-    stored = set(tables.parts(out, "pairs"))
-    missing = [unit for unit in planned if tables.part_uri(out, "pairs", unit.number) not in stored]
     examples, taken = (tables.parts(inputs["data"], name) for name in ("examples", "taken"))
 
     def read(unit: units.Unit) -> pa.Table:
         return _with_exclusions(choice.rows(examples[unit.part])[unit.start : unit.stop], taken[unit.part])
 
-    rows = sum(unit.stop - unit.start for unit in planned)
-    with progress.counting("reject", rows) as line:
-        line.update(rows - sum(unit.stop - unit.start for unit in missing))
-        arguments = (settings, inputs["data"], inputs["sft"])
-        for unit, pairs in units.run(settings, missing, read, Rejector, arguments):
-            tables.write_part(out, "pairs", unit.number, pairs)
-            line.update(line.done + pairs.num_rows)
+    arguments = (settings, inputs["data"], inputs["sft"])
+    rows = units.complete(settings, "reject", planned, read, Rejector, arguments, "pairs", lambda unit: out)
     return _counted(out, rows)
 
 

@@ -7,7 +7,7 @@ has not stored yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,12 @@ from rosepo_ray import logs, tables, termination
 from rosepo_ray.config import Settings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.seeds import derive
-from rosepo_ray.stages import cluster
+from rosepo_ray.stages import cluster, progress
 
 ROWS = 256
 """Rows of a unit at most: what a kill can cost each actor."""
+_ALL = int(np.iinfo(np.int64).max)
+"""The edge that takes every row of a split."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,10 @@ class Choice:
 
     def _mask(self, table: pa.Table) -> np.ndarray:
         edges = np.array([self.edges.get(split, -1) for split in table["split"].to_pylist()], np.int64)
-        mask = edges >= 0
-        if mask.any():
-            ids = table.filter(pa.array(mask))["example_id"].to_pylist()
-            mask[mask] = _hashes(self.seed, self.purpose, ids) <= edges[mask]
+        mask, sampled = edges >= 0, (edges >= 0) & (edges < _ALL)
+        if sampled.any():
+            ids = table.filter(pa.array(sampled))["example_id"].to_pylist()
+            mask[sampled] = _hashes(self.seed, self.purpose, ids) <= edges[sampled]
         return mask
 
 
@@ -54,7 +56,7 @@ def _hashes(seed: int, purpose: str, example_ids: Sequence[str]) -> np.ndarray:
 
 def choose(data: str, limits: Mapping[str, int | None], seed: int, purpose: str) -> Choice:
     """Up to `limits[split]` rows of each split (None: all of them), the ones with the smallest hashes."""
-    edges = {split: int(np.iinfo(np.int64).max) for split in limits}
+    edges = dict.fromkeys(limits, _ALL)
     for split, limit in limits.items():
         if limit is None:
             continue
@@ -80,16 +82,42 @@ class Unit:
     key: str = ""
 
 
-def plan(data: str, choice: Choice, key: str = "") -> list[Unit]:
+def plan(data: str, choice: Choice) -> list[Unit]:
     """All units of a choice, in the order of the table; no unit spans two parts."""
     units: list[Unit] = []
     for number, part in enumerate(tables.parts(data, "examples")):
         rows = choice.rows(part).num_rows
         units += [
-            Unit(len(units) + n, number, start, min(start + ROWS, rows), key)
-            for n, start in enumerate(range(0, rows, ROWS))
+            Unit(len(units) + n, number, start, min(start + ROWS, rows)) for n, start in enumerate(range(0, rows, ROWS))
         ]
     return units
+
+
+def complete(
+    settings: Settings,
+    name: str,
+    units: Sequence[Unit],
+    read: Callable[[Unit], pa.Table],
+    actor: type,
+    arguments: tuple[Any, ...],
+    schema: str,
+    folder: Callable[[Unit], str],
+) -> int:
+    """Score the units whose part of the table `schema` below `folder(unit)` is not stored yet, and store each as it
+    comes; progress goes under `name`. Returns the rows of all units together."""
+    stored = {part for place in {folder(unit) for unit in units} for part in tables.parts(place, schema)}
+    missing = [unit for unit in units if tables.part_uri(folder(unit), schema, unit.number) not in stored]
+    rows = _rows(units)
+    with progress.counting(name, rows) as line:
+        line.update(rows - _rows(missing))
+        for unit, scored in run(settings, missing, read, actor, arguments):
+            tables.write_part(folder(unit), schema, unit.number, scored)
+            line.update(line.done + scored.num_rows)
+    return rows
+
+
+def _rows(units: Iterable[Unit]) -> int:
+    return sum(unit.stop - unit.start for unit in units)
 
 
 def run(
