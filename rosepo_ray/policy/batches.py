@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.packed import PackedBatch, chain, pack
 from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.shared_prefix.layout import PackedBatch, chain, pack
 from rosepo_ray.training.loop import MicroBatch
 
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rosepo_ray.policy.model import PackedPolicy, Policy
-from rosepo_ray.policy.packed import pack
+from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.shared_prefix.layout import pack
+from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 
 
 def score(policy: Policy, requests: Sequence[Request], batch: int) -> list[np.ndarray]:

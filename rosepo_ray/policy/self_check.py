@@ -11,9 +11,10 @@ import math
 import torch
 
 from rosepo_ray.errors import BadInput
-from rosepo_ray.policy.model import PackedPolicy, Policy
-from rosepo_ray.policy.packed import pack
+from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.shared_prefix.layout import pack
+from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 
 TOLERANCE = 1e-2
 """Absolute, per response; fp32 on both sides differs by about 1e-5."""

@@ -74,7 +74,7 @@ class AlignProgram:
 
     def __init__(self, settings: Settings, pairs: str, data: str, sft: str, out: str, app: str | None, world: Any):
         from rosepo_ray.policy import store
-        from rosepo_ray.policy.model import PackedPolicy
+        from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 
         self.settings, self.pairs, self.out, self.app, self.world = settings, pairs, out, app, world
         items = tables.read(data, "items", ["item_id", "title"])

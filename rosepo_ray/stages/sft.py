@@ -34,7 +34,7 @@ class SftProgram:
 
     def __init__(self, settings: Settings, data: str, start: str | None, fit: FitSettings, world: Any) -> None:
         from rosepo_ray.policy import store
-        from rosepo_ray.policy.model import PackedPolicy
+        from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 
         self.settings, self.fit, self.world = settings, fit, world
         # The continued run must not see the same rows in the same order again.

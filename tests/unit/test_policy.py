@@ -13,10 +13,11 @@ from rosepo_ray.config import PretrainedPolicy, PromptSettings, ScratchPolicy
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.policy import batches, pretrained, store
 from rosepo_ray.policy.generation import generate, longest_title
-from rosepo_ray.policy.model import PackedPolicy, Policy
-from rosepo_ray.policy.packed import chain, pack
+from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
+from rosepo_ray.policy.shared_prefix.layout import chain, pack
+from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 
 TITLES = ["Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat", "Twelve Monkeys", "Babe", "Seven (Se7en)"]
 SCRATCH = ScratchPolicy(hidden=32, layers=2, heads=2, vocabulary=300)

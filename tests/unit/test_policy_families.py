@@ -14,10 +14,11 @@ from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import pretrained, self_check, store
 from rosepo_ray.policy.generation import generate, longest_title
-from rosepo_ray.policy.model import PackedPolicy, Policy
-from rosepo_ray.policy.packed import pack
+from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
+from rosepo_ray.policy.shared_prefix.layout import pack
+from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 from tests import tiny_models
 
 TITLES = ["Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat", "Twelve Monkeys", "Babe", "Seven (Se7en)"]
