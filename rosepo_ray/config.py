@@ -376,8 +376,20 @@ class EvaluationSettings(Section):
     """Judge only this many examples of the split, chosen by hash of (data.seed, example); null judges all of them."""
     generate: bool = True
     """Let each policy write a title freely as well."""
+    catalogue_examples: int | None = Field(1000, ge=0)
+    """Rank the whole catalogue for this many of the judged examples, chosen by hash; null for all of them, 0 for none.
+    The ranking is exact, to the tenth place."""
+    beams: int = Field(0, ge=0)
+    """For the same examples let each policy write a title under the constraint that it is one of the catalogue, by
+    beam search of this width (1 is greedy); 0 does without."""
     batch: int = Field(64, ge=1)
-    """Examples per forward pass when scoring (rejection too). Larger is not faster where the logits leave the cache."""
+    """Examples per forward pass at most when scoring (rejection too)."""
+    tokens: int = Field(4096, ge=64)
+    """Tokens per forward pass at most when scoring (rejection too), padding included: bounds its memory. A CPU is
+    fastest where these fit its cache; give a GPU more."""
+    cache_mib: int = Field(1024, ge=1)
+    """Memory for the keys and values of a search through the catalogue, in MiB; a search that would need more gives
+    way to scoring every title in chunks, with the same result."""
     draws: int = Field(2000, ge=100)
     """Bootstrap draws (of users)."""
 

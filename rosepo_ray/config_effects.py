@@ -83,6 +83,18 @@ RULES = (
         "with oracle.type constant, which has nothing to calibrate; leave it out",
     ),
     Rule(
+        ("evaluation.catalogue_examples", "evaluation.beams", "evaluation.cache_mib"),
+        ("prompt.list_candidates",),
+        lambda s: s.prompt.list_candidates,
+        "with prompt.list_candidates: a prompt that names candidates cannot rank the whole catalogue; leave it out",
+    ),
+    Rule(
+        ("evaluation.beams", "evaluation.cache_mib"),
+        ("evaluation.catalogue_examples",),
+        lambda s: s.evaluation.catalogue_examples == 0,
+        "with evaluation.catalogue_examples 0; raise that, or leave it out",
+    ),
+    Rule(
         ("policy.revision",),
         ("policy.model",),
         _revised_in_vain,

@@ -75,6 +75,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("scores", _FLOATS),  # in the order of `ranked`
             ("generated", pa.string()),  # null where the model does not write text
             ("outcome", pa.string()),  # item | ambiguous | unknown; null as above
+            ("top", _STRINGS),  # best items of the whole catalogue; null where it was not ranked
+            ("top_scores", _FLOATS),  # in the order of `top`
+            ("written_item", pa.string()),  # item written under the catalogue's constraint; null where not asked
         ]
     ),
 }

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from rosepo_ray.errors import RosepoError
+from rosepo_ray.evaluation import full
 from rosepo_ray.evaluation.bias import GROUPS, popularity_groups
 from rosepo_ray.evaluation.outcomes import AMBIGUOUS, UNKNOWN, TitleIndex
 from rosepo_ray.evaluation.ranking import place_metrics
@@ -61,11 +62,13 @@ class RowTable:
     Attributes:
         values: component -> [rows] or [rows, width]; means over seeds after :func:`average`.
         recommended_RS: position in the items table of the top-1, per row and training seed.
+        full_RSK: positions of the best items of the whole catalogue, likewise; -1 where it was not ranked.
         absent: component -> why this model does not have it.
     """
 
     values: dict[str, np.ndarray]
     recommended_RS: np.ndarray
+    full_RSK: np.ndarray
     absent: dict[str, str]
 
 
@@ -134,6 +137,7 @@ def collect(model: str, predictions: pa.Table, judged: Judged) -> RowTable:
                 f"model '{model}', row {row['example_id']}: its ranking is not a permutation of the candidates"
             )
     targets = [example["target"] for example in judged.examples]
+    targets_R, histories = judged.positions(targets), history_groups(judged)
     places = np.array([row["ranked"].index(target) for row, target in zip(rows, targets, strict=True)])
     top = [row["ranked"][0] for row in rows]
     top_R, wrong = judged.positions(top), (places > 0).astype(np.float64)
@@ -142,16 +146,19 @@ def collect(model: str, predictions: pa.Table, judged: Judged) -> RowTable:
         "rows": np.ones(len(rows)),
         **place_metrics(places),
         "recommended_popularity": judged.popularity_N[top_R],
-        "target_popularity": judged.popularity_N[judged.positions(targets)],
+        "target_popularity": judged.popularity_N[targets_R],
         "recommended_group": np.eye(GROUPS)[judged.group_N[top_R]],
-        "history_group": history_groups(judged),
+        "history_group": histories,
         "wrong": wrong,
         # A wrong top-1 only: the credit of the target is 0, for it is no wrong candidate.
         "over_selected": np.array([credit.get(item, 0.0) for credit, item in zip(judged.credit, top, strict=True)]),
         "chance": wrong * chances,
     }
     written, absent = _written(model, rows, targets, judged)
-    return RowTable(values | written, top_R[:, None], absent)
+    ranked, full_RK, unranked = full.components(
+        model, rows, targets_R, histories, judged.item_index, judged.popularity_N, judged.group_N
+    )
+    return RowTable(values | written | ranked, top_R[:, None], full_RK[:, None], absent | unranked)
 
 
 def history_groups(judged: Judged) -> np.ndarray:
@@ -201,4 +208,5 @@ def average(seeds: Sequence[RowTable]) -> RowTable:
     if any(shape != shapes[0] for shape in shapes):
         raise RosepoError("the training seeds do not have the same rows and components; judge all on the same rows")
     values = {name: np.mean([table.values[name] for table in seeds], axis=0) for name in seeds[0].values}
-    return RowTable(values, np.concatenate([table.recommended_RS for table in seeds], axis=1), seeds[0].absent)
+    recommended, ranked = ([getattr(t, name) for t in seeds] for name in ("recommended_RS", "full_RSK"))
+    return RowTable(values, np.concatenate(recommended, axis=1), np.concatenate(ranked, axis=1), seeds[0].absent)

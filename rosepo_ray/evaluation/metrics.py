@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.evaluation import bias, significance
+from rosepo_ray.evaluation import bias, full, significance
 from rosepo_ray.evaluation.components import Judged, RowTable, collect, history_groups, judge
 from rosepo_ray.evaluation.significance import Sums
 from rosepo_ray.rejection.text import TitleEncoder
@@ -38,8 +38,18 @@ def _mean(component: str, entered: str = "rows", empty: str = "there is no row")
     return Statistic(compute, entered, (component, entered), empty)
 
 
-def _popularity_gap(sums: Sums) -> np.ndarray:
-    return np.asarray((sums["recommended_popularity"] - sums["target_popularity"]) / sums["rows"])
+def _popularity_gap(sums: Sums, of: str = "") -> np.ndarray:
+    gap = sums[f"{of}recommended_popularity"] - sums[f"{of}target_popularity"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(gap / sums[f"{of}rows"])
+
+
+def _unfairness(measure: Callable[[np.ndarray, np.ndarray], np.ndarray], of: str = "") -> Callable[[Sums], np.ndarray]:
+    def compute(sums: Sums) -> np.ndarray:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return measure(sums[f"{of}recommended_group"], sums[f"{of}history_group"])
+
+    return compute
 
 
 STATISTICS: dict[str, Statistic] = {
@@ -47,18 +57,26 @@ STATISTICS: dict[str, Statistic] = {
     "arp": _mean("recommended_popularity"),
     "popularity_gap": Statistic(_popularity_gap),
     "popularity_gap_abs": Statistic(lambda sums: np.abs(_popularity_gap(sums))),
-    "mgu@1": Statistic(lambda sums: bias.mgu(sums["recommended_group"], sums["history_group"])),
-    "dgu@1": Statistic(lambda sums: bias.dgu(sums["recommended_group"], sums["history_group"])),
+    "mgu@1": Statistic(_unfairness(bias.mgu)),
+    "dgu@1": Statistic(_unfairness(bias.dgu)),
     "semantic_over_selection": _mean("over_selected", "wrong", "no row has a wrong top-1"),
     "catalogue_ratio": _mean("in_catalogue"),
     "ambiguous_ratio": _mean("ambiguous"),
     "valid_ratio": _mean("valid"),
     "hr@1_valid": _mean("valid_hit", "valid", "no row names exactly one candidate"),
+    **{f"full_{name}": _mean(f"full_{name}", "full_rows") for name in full.PLACES.values()},
+    "full_arp": _mean("full_recommended_popularity", "full_rows"),
+    "full_popularity_gap": Statistic(lambda sums: _popularity_gap(sums, "full_"), "full_rows", ("full_rows",)),
+    "full_mgu@1": Statistic(_unfairness(bias.mgu, "full_"), "full_rows", ("full_rows",)),
+    "full_dgu@1": Statistic(_unfairness(bias.dgu, "full_"), "full_rows", ("full_rows",)),
+    "full_written_hr@1": _mean("full_written_hit", "full_rows"),
 }
-"""Metrics with an interval. All but the last and `semantic_over_selection` are over ALL rows."""
+"""Metrics with an interval. Those called full_ are over the rows whose whole catalogue was ranked, `hr@1_valid` and
+`semantic_over_selection` over the rows that enter them, all others over ALL rows."""
 
 CONCENTRATION: dict[str, Callable[[np.ndarray], float]] = {"gini": bias.gini, "coverage": bias.coverage}
-"""Metrics of the counts of recommended items [N], reported without interval."""
+"""Metrics of the counts of recommended items [N], reported without interval: of the top-1 among the candidates, and
+(full_...@10) of the ten best of the whole catalogue."""
 
 
 def evaluate(
@@ -94,10 +112,22 @@ def evaluate(
     """
     judged = judge(examples, items, encoder, listed=listed)
     rows = {model: collect(model, table, judged) for model, table in predictions.items()}
+    _refuse_other_rows(rows)
     result = summarise(rows, judged, draws=draws, seed=seed)
     result["notes"]["encoder"] = {"name": encoder.name, "description": encoder.description}
     result["notes"]["groups"] = _groups(judged, sequences)
     return result
+
+
+def _refuse_other_rows(rows: Mapping[str, RowTable]) -> None:
+    """Models whose whole catalogue was ranked must share the rows for which it was."""
+    ranked = {model: table.values["full_rows"] for model, table in rows.items() if "full_rows" in table.values}
+    first = next(iter(ranked), None)
+    for model, mask in ranked.items():
+        if first is not None and not np.array_equal(mask, ranked[first]):
+            raise RosepoError(
+                f"'{model}' ranked the whole catalogue for other rows than '{first}'; the two cannot be compared"
+            )
 
 
 def summarise(
@@ -123,6 +153,7 @@ def summarise(
         for name, measure in CONCENTRATION.items():
             value = float(np.mean([measure(counts) for counts in _recommended_counts(table, judged)]))
             models[model][name] = {"value": value, "low": None, "high": None, "rows": len(units), "reason": NO_INTERVAL}
+            models[model][f"full_{name}@{full.TOP}"] = _full_concentration(measure, table, len(judged.item_index))
         over_selection = models[model]["semantic_over_selection"]
         if over_selection["value"] is not None:
             over_selection["chance"] = float(totals["chance"][0] / totals["wrong"][0])
@@ -186,6 +217,16 @@ def _recommended_counts(table: RowTable, judged: Judged) -> Sequence[np.ndarray]
     return [np.bincount(column, minlength=len(judged.item_index)) for column in table.recommended_RS.T]
 
 
+def _full_concentration(measure: Callable[[np.ndarray], float], table: RowTable, catalogue: int) -> dict[str, Any]:
+    entry: dict[str, Any] = {"value": None, "low": None, "high": None, "rows": 0}
+    if "full_rows" in table.absent:
+        return entry | {"reason": table.absent["full_rows"]}
+    per_seed = [top_RK[top_RK >= 0] for top_RK in table.full_RSK.transpose(1, 0, 2)]
+    value = float(np.mean([measure(np.bincount(found, minlength=catalogue)) for found in per_seed]))
+    rows = int(np.count_nonzero(table.values["full_rows"]))
+    return entry | {"value": value, "rows": rows, "reason": NO_INTERVAL}
+
+
 def _groups(judged: Judged, sequences: pa.Table) -> list[dict[str, Any]]:
     """The popularity groups, least popular first, and their shares: what MGU and DGU compare against."""
     histories = history_groups(judged).sum(axis=0)
@@ -233,6 +274,10 @@ def _notes(judged: Judged, has_users: bool, units: int, draws: int, seed: int) -
             "popularity counts the training split; histories are those of the judged rows"
         ),
         "gini, coverage": NO_INTERVAL,
+        "full_": (
+            f"the whole catalogue, every item of it, ranked exactly to place {full.TOP}; a target beyond is a miss; "
+            "over a hashed sample of the judged rows (evaluation.catalogue_examples), the same for all models"
+        ),
         "catalogue_ratio": "share of written titles that stand in the catalogue, ambiguous ones included",
         "hr@1_valid": "over the rows that name exactly one candidate; hr@1 is over all rows and from the ranking",
         "semantic_over_selection": (

@@ -30,6 +30,16 @@ def rank(example_id: str, items: Sequence[str], scores: np.ndarray) -> tuple[lis
     return [items[i] for i in order], values[order].astype(np.float32)
 
 
+def best(example_id: str, items: Sequence[str], scores: np.ndarray, count: int) -> tuple[list[str], np.ndarray]:
+    """The first `count` places of :func:`rank`, without sorting the others."""
+    values = np.asarray(scores)
+    if len(values) > count and not np.isnan(values).any():
+        enough = np.flatnonzero(values >= np.partition(values, len(values) - count)[len(values) - count]).tolist()
+        items, values = [items[i] for i in enough], values[enough]
+    ranked, ordered = rank(example_id, items, values)
+    return ranked[:count], ordered[:count]
+
+
 def place_metrics(places_B: np.ndarray) -> dict[str, np.ndarray]:
     """Per-row HR@k, NDCG@k and MRR for the 0-based place of the one relevant item.
 

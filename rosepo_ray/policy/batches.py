@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -12,29 +13,45 @@ from rosepo_ray.policy.shared_prefix.layout import PackedBatch, chain, pack
 from rosepo_ray.training.loop import MicroBatch
 
 
-def dense(policy: Policy, windows: Sequence[Sequence[str]], row_ids: list[str], real: bool) -> MicroBatch:
-    """Windows of titles, oldest first: the loss falls on every title but the first, each seeing all before it.
+@dataclass(frozen=True)
+class Encoded:
+    """One row as token ids."""
 
-    A window loses its oldest titles as a prompt does (:meth:`Prompter.latest`). `count` is the number of response
-    tokens.
-    """
+    prompt: list[int]
+    answers: list[list[int]]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the row at most: common beginnings of answers are counted each."""
+        return len(self.prompt) + sum(len(answer) - 1 for answer in self.answers)
+
+
+def encode(policy: Policy, request: Request) -> Encoded:
+    """The prompt and the responses of a request."""
     prompter = policy.prompter
-    windows = [[*prompter.latest(window[:-1]), window[-1]] for window in windows]
-    prompts = [prompter.prompt_ids(Request(window[:1])) for window in windows]
-    answers = [[prompter.response_ids(title) for title in window[1:]] for window in windows]
-    return _micro(chain(prompts, answers, policy.pad_id), row_ids, real)
+    return Encoded(prompter.prompt_ids(request), [prompter.response_ids(title) for title in request.responses])
 
 
-def targets(policy: Policy, requests: Sequence[Request], row_ids: list[str], real: bool) -> MicroBatch:
+def encode_window(policy: Policy, titles: Sequence[str]) -> Encoded:
+    """A window of titles, oldest first: the first is the prompt, all others are predicted. A window that is too long
+    loses its oldest titles as a prompt does (:meth:`Prompter.latest`)."""
+    kept = [*policy.prompter.latest(titles[:-1]), titles[-1]]
+    return encode(policy, Request(kept[:1], kept[1:]))
+
+
+def dense(policy: Policy, rows: Sequence[Encoded], row_ids: list[str], real: bool) -> MicroBatch:
+    """The loss falls on every title of a window but the first, each seeing all before it. `count` is the number of
+    response tokens."""
+    return _micro(chain([row.prompt for row in rows], [row.answers for row in rows], policy.pad_id), row_ids, real)
+
+
+def targets(policy: Policy, rows: Sequence[Encoded], row_ids: list[str], real: bool) -> MicroBatch:
     """One prompt and its single response per row. `count` is the number of response tokens."""
-    return _micro(packed(policy, requests), row_ids, real)
+    return _micro(packed(policy, rows), row_ids, real)
 
 
-def packed(policy: Policy, requests: Sequence[Request]) -> PackedBatch:
-    prompter = policy.prompter
-    prompts = [prompter.prompt_ids(request) for request in requests]
-    answers = [[prompter.response_ids(title) for title in request.responses] for request in requests]
-    return pack(prompts, answers, policy.pad_id)
+def packed(policy: Policy, rows: Sequence[Encoded]) -> PackedBatch:
+    return pack([row.prompt for row in rows], [row.answers for row in rows], policy.pad_id)
 
 
 def response_tokens(batch: PackedBatch) -> torch.Tensor:

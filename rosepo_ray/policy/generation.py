@@ -41,9 +41,3 @@ def generate(policy: Policy, requests: Sequence[Request], batch: int, longest: i
                 end = tokens.index(prompter.end_id) if prompter.end_id in tokens else len(tokens)
                 texts[index] = prompter.written(tokens[:end])
     return texts
-
-
-def longest_title(policy: Policy, titles: Sequence[str]) -> int:
-    """Tokens of the longest title with its end token: writing on beyond it cannot give an item."""
-    prompter = policy.prompter
-    return max(len(prompter.response_ids(title)) for title in titles)

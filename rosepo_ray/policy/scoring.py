@@ -2,37 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 
+from rosepo_ray.policy import batches
+from rosepo_ray.policy.batches import Encoded
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
-from rosepo_ray.policy.shared_prefix.layout import pack
 from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 
 
-def score(policy: Policy, requests: Sequence[Request], batch: int) -> list[np.ndarray]:
+def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) -> list[np.ndarray]:
     """For each request the float32 log-probabilities [responses] of its titles with their end tokens.
 
-    Requests are scored `batch` at a time, sorted by length so that little padding is computed.
+    A forward pass takes at most `batch` rows and at most `tokens` tokens, padding included, which bounds its memory.
+    Rows are sorted by length so that little padding is computed. A request with more responses than fit is given
+    several rows, each with the prompt again; a single response that does not fit is a row of its own all the same.
     """
-    prompter = policy.prompter
-    prompts = [prompter.prompt_ids(request) for request in requests]
-    answers = [[prompter.response_ids(title) for title in request.responses] for request in requests]
-    lengths = [len(p) + sum(len(ids) - 1 for ids in a) for p, a in zip(prompts, answers, strict=True)]
-    order = sorted(range(len(requests)), key=lambda index: lengths[index])
-    scores: list[np.ndarray] = [np.empty(0, np.float32)] * len(requests)
+    rows = [batches.encode(policy, request) for request in requests]
+    pieces = [(number, piece) for number, row in enumerate(rows) for piece in _pieces(row, tokens)]
+    lengths = [_length(rows[number].prompt, rows[number].answers[piece]) for number, piece in pieces]
+    scores = [np.empty(len(row.answers), np.float32) for row in rows]
     module = PackedPolicy(policy.model).eval()
     with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            here = [index for index in order[start : start + batch] if answers[index]]
-            if not here:
-                continue
-            packed = pack([prompts[i] for i in here], [answers[i] for i in here], policy.pad_id)
-            logps = module(packed.to(policy.device)).cpu().numpy()
-            ends = np.cumsum([len(answers[i]) for i in here])
-            for index, part in zip(here, np.split(logps, ends[:-1]), strict=True):
-                scores[index] = part
+        for group in _groups(lengths, batch, tokens):
+            here = [pieces[index] for index in group]
+            part = [Encoded(rows[number].prompt, rows[number].answers[piece]) for number, piece in here]
+            logps = module(batches.packed(policy, part).to(policy.device)).cpu().numpy()
+            ends = np.cumsum([len(row.answers) for row in part])
+            for (number, piece), found in zip(here, np.split(logps, ends[:-1]), strict=True):
+                scores[number][piece] = found
     return scores
+
+
+def _length(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
+    return len(prompt) + sum(len(answer) - 1 for answer in answers)
+
+
+def _pieces(row: Encoded, tokens: int) -> Iterator[slice]:
+    """Runs of a row's responses that fit one row each."""
+    start, used = 0, len(row.prompt)
+    for number, answer in enumerate(row.answers):
+        if number > start and used + len(answer) - 1 > tokens:
+            yield slice(start, number)
+            start, used = number, len(row.prompt)
+        used += len(answer) - 1
+    if row.answers:
+        yield slice(start, len(row.answers))
+
+
+def _groups(lengths: Sequence[int], batch: int, tokens: int) -> Iterator[list[int]]:
+    """Indices of rows that go through together, shortest first."""
+    group: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda number: lengths[number]):
+        if group and (len(group) == batch or (len(group) + 1) * lengths[index] > tokens):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group

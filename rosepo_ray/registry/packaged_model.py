@@ -1,9 +1,10 @@
 """The aligned recommender as an MLflow pyfunc, logged as code: MLflow runs this file when the model is loaded.
 
 It needs neither Ray nor an installed rosepo_ray (the package travels with the model). `predict` takes a table with the
-columns `history` and `candidates` (lists of item ids, oldest history first) and, optionally, `example_id`, and answers
-`ranked` (the candidates, best first) and `scores` (summed log-probabilities in that order): the evaluation stage's
-ranking, made by the same functions.
+column `history` and, optionally, `candidates` (lists of item ids, oldest history first) and `example_id`, and answers
+`ranked` (best first) and `scores` (summed log-probabilities in that order): the candidates, or where none are given
+the best of the whole catalogue, exactly, as many as the parameter `top` says (10). These are the evaluation stage's
+rankings, made by the same functions.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from rosepo_ray.errors import BadInput
 from rosepo_ray.evaluation.ranking import rank
 from rosepo_ray.policy import store
+from rosepo_ray.policy.catalogue_search import top_k
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
+from rosepo_ray.policy.title_trie import TitleTrie
 from rosepo_ray.registry import requests
 
 
@@ -31,23 +35,44 @@ class Recommender(PythonModel):
         self.policy = store.load(Path(context.artifacts["policy"]), base=base)
         table = pq.read_table(context.artifacts["items"], columns=["item_id", "title"])
         self.titles = dict(zip(table["item_id"].to_pylist(), table["title"].to_pylist(), strict=True))
+        self.item_ids = list(self.titles)
+        self.trie = TitleTrie.build(self.policy.prompter, list(self.titles.values()), self.item_ids)
         self.history = int(context.model_config["history"])
         self.batch = int(context.model_config["batch"])
+        self.tokens = int(context.model_config["tokens"])
+        self.cache_mib = int(context.model_config["cache_mib"])
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         asks = requests.read(model_input.to_dict("records"), self.titles, self.history)
+        listed = [ask for ask in asks if ask.candidates is not None]
+        open_asks = [ask for ask in asks if ask.candidates is None]
+        answers = iter(self._rank(listed))
+        found = iter(self._search(open_asks, requests.read_top(params, len(self.item_ids))))
+        rows = [next(found if ask.candidates is None else answers) for ask in asks]
+        return pd.DataFrame(rows, columns=["ranked", "scores"], index=model_input.index)
+
+    def _rank(self, asks: list[requests.Ask]) -> list[tuple[list[str], list[float]]]:
+        """The candidates of each ask, best first."""
         prompts = []
         for ask in asks:
-            candidates = [self.titles[item] for item in ask.candidates]
+            candidates = [self.titles[item] for item in ask.candidates or ()]
             prompts.append(Request([self.titles[item] for item in ask.history], candidates, candidates))
-        ranked, scores = [], []
-        for ask, logps in zip(asks, score(self.policy, prompts, self.batch), strict=True):
-            items, values = rank(ask.row_id, ask.candidates, logps)
-            ranked.append(items)
-            scores.append([float(value) for value in values])
-        return pd.DataFrame({"ranked": ranked, "scores": scores}, index=model_input.index)
+        logps = score(self.policy, prompts, self.batch, self.tokens)
+        ranked = [rank(ask.row_id, ask.candidates or [], values) for ask, values in zip(asks, logps, strict=True)]
+        return [(items, values.tolist()) for items, values in ranked]
+
+    def _search(self, asks: list[requests.Ask], top: int) -> list[tuple[list[str], list[float]]]:
+        """The best of the whole catalogue for each ask."""
+        if asks and self.policy.prompt.list_candidates:
+            raise BadInput(
+                "this policy was trained with the candidates listed in its prompt; give the column candidates"
+            )
+        ids = self.policy.prompter.prompt_ids
+        prompts = [ids(Request([self.titles[item] for item in ask.history])) for ask in asks]
+        found = top_k(self.policy, self.trie, prompts, top, [ask.row_id for ask in asks], cache_mib=self.cache_mib)
+        return [([self.item_ids[item] for item in best.items], best.scores.tolist()) for best in found]
 
 
 mlflow.models.set_model(Recommender())

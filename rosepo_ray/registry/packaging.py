@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 
 import rosepo_ray
 from rosepo_ray import storage, tables
+from rosepo_ray.config import EvaluationSettings
 from rosepo_ray.errors import RosepoError
+from rosepo_ray.registry import requests
 from rosepo_ray.registry.redaction import redact
 from rosepo_ray.registry.tracking import Tracker, metric_name
 
@@ -54,7 +56,7 @@ def policy_hash(policy: str) -> str:
     return digest.hexdigest()
 
 
-def log_model(tracker: Tracker, policy: str, data: str, *, history: int, batch: int) -> str:
+def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits: EvaluationSettings) -> str:
     """Log the policy folder at `policy` as a pyfunc in the run `align`; returns its `models:/…` URI.
 
     Args:
@@ -62,7 +64,7 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, batch: 
         policy: URI of a folder that `rosepo_ray.policy.store.load` reads.
         data: URI of the data stage's folder (for `items`).
         history: items of a history that the policy was trained to see at most.
-        batch: requests scored in one forward pass.
+        limits: rows and tokens of a forward pass, and the memory of a search through the catalogue.
 
     Raises:
         RosepoError: the data stage has no items.
@@ -70,7 +72,7 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, batch: 
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import Array, ColSpec, DataType, Schema
+    from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     items = tables.read(data, "items", ["item_id", "title"])
     if items.num_rows < 2:
@@ -80,11 +82,12 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, batch: 
         inputs=Schema(
             [
                 ColSpec(texts, "history"),
-                ColSpec(texts, "candidates"),
+                ColSpec(texts, "candidates", required=False),
                 ColSpec(DataType.string, "example_id", required=False),
             ]
         ),
         outputs=Schema([ColSpec(texts, "ranked"), ColSpec(numbers, "scores")]),
+        params=ParamSchema([ParamSpec("top", DataType.integer, requests.DEFAULT_TOP)]),
     )
     ids = items["item_id"].slice(0, 3).to_pylist()
     example = pd.DataFrame({"history": [ids[:1]], "candidates": [ids[1:]]})
@@ -104,7 +107,10 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, batch: 
                 python_model=str(package / "registry" / "packaged_model.py"),
                 artifacts=artifacts,
                 code_paths=[str(package)],
-                model_config={"history": history, "batch": batch},
+                model_config={
+                    "history": history,
+                    **{name: getattr(limits, name) for name in ("batch", "tokens", "cache_mib")},
+                },
                 signature=signature,
                 input_example=example,
                 pip_requirements=requirements(),

@@ -11,6 +11,8 @@ from rosepo_ray.errors import BadInput
 MAX_ROWS = 10_000
 MAX_HISTORY = 1_000
 MAX_CANDIDATES = 1_000
+MAX_TOP = 1_000
+DEFAULT_TOP = 10
 _NAMED = 3
 
 
@@ -20,7 +22,8 @@ class Ask:
 
     row_id: str
     history: list[str]
-    candidates: list[str]
+    candidates: list[str] | None
+    """None asks for the best of the whole catalogue."""
 
 
 def read(rows: Iterable[dict[str, Any]], known: Collection[str], keep: int) -> list[Ask]:
@@ -36,15 +39,24 @@ def read(rows: Iterable[dict[str, Any]], known: Collection[str], keep: int) -> l
 
 
 def _read_row(number: int, row: dict[str, Any], known: Collection[str], keep: int) -> Ask:
-    missing = {"history", "candidates"} - row.keys()
-    if missing:
-        raise BadInput(f"row {number} has no '{min(missing)}'; give the columns history and candidates (item ids)")
+    if "history" not in row:
+        raise BadInput(f"row {number} has no 'history'; give the column history (item ids), and candidates if you like")
     history = _ids(number, "history", row["history"], MAX_HISTORY, known)
-    candidates = _ids(number, "candidates", row["candidates"], MAX_CANDIDATES, known)
-    if len(set(candidates)) != len(candidates):
+    given = row.get("candidates")
+    nothing = given is None or (isinstance(given, float) and given != given)  # pandas writes a missing list as NaN
+    candidates = None if nothing else _ids(number, "candidates", given, MAX_CANDIDATES, known)
+    if candidates is not None and len(set(candidates)) != len(candidates):
         raise BadInput(f"row {number} names a candidate twice; give each candidate once")
     given = row.get("example_id")
     return Ask(given if isinstance(given, str) else "\x1f".join(history), history[-keep:], candidates)
+
+
+def read_top(params: dict[str, Any] | None, catalogue: int) -> int:
+    """How many items of the whole catalogue are asked for. Raises BadInput where that is no number in range."""
+    top = (params or {}).get("top", DEFAULT_TOP)
+    if isinstance(top, bool) or not hasattr(top, "__index__") or not 1 <= int(top) <= MAX_TOP:
+        raise BadInput(f"top is {top!r}; give a whole number from 1 to {MAX_TOP}")
+    return min(int(top), catalogue)
 
 
 def _ids(number: int, name: str, value: Any, most: int, known: Collection[str]) -> list[str]:

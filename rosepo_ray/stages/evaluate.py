@@ -1,4 +1,5 @@
-"""Evaluation: every model ranks the candidates of every row, and each policy writes a title freely."""
+"""Evaluation: every model ranks the candidates of every row and, for some rows, the whole catalogue; each policy writes
+a title freely."""
 
 from __future__ import annotations
 
@@ -20,20 +21,23 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     """Leaves `predictions/MODEL/` for each model and returns the metrics (see evaluation.metrics.evaluate)."""
     from rosepo_ray.evaluation import controls
     from rosepo_ray.evaluation.metrics import evaluate
+    from rosepo_ray.oracle import store
     from rosepo_ray.rejection.text import build_encoder
 
-    choice = _choice(settings, inputs["data"])
+    choice, ranked = _choices(settings, inputs["data"])
     examples = _rows(choice, inputs["data"])
     if not examples.num_rows:
         raise BadInput(f"the {settings.evaluation.split} split has no examples, so nothing can be evaluated")
     items = tables.read(inputs["data"], "items")
-    predictions = {"popular": controls.popular(examples, items)}
+    chosen = set(examples.filter(pa.array(ranked.mask(examples)))["example_id"].to_pylist())
+    predictions = {"popular": controls.popular(examples, items, chosen)}
     if settings.oracle.type != "constant":
-        predictions["oracle"] = _oracle(storage.join(inputs["calibrate"], "oracle"), examples)
+        scorer = store.load(storage.join(inputs["calibrate"], "oracle"))
+        predictions["oracle"] = controls.oracle(scorer, examples, items, chosen)
     for name, table in predictions.items():
         tables.write_part(storage.join(out, "predictions", name), "predictions", 0, table)
     policies = {_NAMES.get(stage, stage): inputs[stage] for stage in POLICIES if stage in inputs}
-    predictions |= _policies(settings, inputs["data"], policies, choice, out)
+    predictions |= _policies(settings, inputs["data"], policies, choice, ranked, out)
     encoder = build_encoder(settings.rejection.encoder, items["title"].to_pylist())
     sequences = tables.read(inputs["data"], "sequences")
     result = evaluate(
@@ -52,50 +56,29 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
 
 def judged(settings: Settings, data: str) -> pa.Table:
     """The examples that are judged."""
-    return _rows(_choice(settings, data), data)
+    return _rows(_choices(settings, data)[0], data)
 
 
 def _rows(choice: units.Choice, data: str) -> pa.Table:
     return pa.concat_tables([choice.rows(part) for part in tables.parts(data, "examples")])
 
 
-def _choice(settings: Settings, data: str) -> units.Choice:
-    # A sample is fixed by data.seed: all training seeds share it.
-    return units.choose(
-        data, {settings.evaluation.split: settings.evaluation.examples}, settings.data.seed, "evaluation"
+def _choices(settings: Settings, data: str) -> tuple[units.Choice, units.Choice]:
+    """The examples to judge, and those of them whose whole catalogue is ranked."""
+    chosen = settings.evaluation
+    ranked = 0 if settings.prompt.list_candidates else chosen.catalogue_examples
+    if ranked is None or (chosen.examples is not None and chosen.examples < ranked):
+        ranked = chosen.examples
+    # A sample is fixed by data.seed, so all training seeds share it; the smaller sample lies within the larger.
+    first, second = (
+        units.choose(data, {chosen.split: limit}, settings.data.seed, "evaluation")
+        for limit in (chosen.examples, ranked)
     )
-
-
-def _oracle(folder: str, examples: pa.Table) -> pa.Table:
-    from rosepo_ray.evaluation.ranking import rank
-    from rosepo_ray.oracle import store
-
-    rows = examples.select(["example_id", "user_id", "history", "candidates"]).to_pylist()
-    scores, _ = store.load(folder).score(
-        [row["user_id"] for row in rows], [row["history"] for row in rows], [row["candidates"] for row in rows]
-    )
-    out = []
-    for row, values in zip(rows, scores, strict=True):
-        ranked, ordered = rank(row["example_id"], row["candidates"], values)
-        out.append(_prediction(row, ranked, ordered.tolist(), None, None))
-    return tables.from_rows("predictions", out)
-
-
-def _prediction(
-    row: dict[str, Any], ranked: list[str], scores: list[float], generated: str | None, outcome: str | None
-) -> dict[str, Any]:
-    return {
-        "example_id": row["example_id"],
-        "user_id": row["user_id"],
-        "ranked": ranked,
-        "scores": scores,
-        "generated": generated,
-        "outcome": outcome,
-    }
+    return first, second
 
 
 def _policies(
-    settings: Settings, data: str, policies: dict[str, str], choice: units.Choice, out: str
+    settings: Settings, data: str, policies: dict[str, str], choice: units.Choice, ranked: units.Choice, out: str
 ) -> dict[str, pa.Table]:
     """Ray Data actors go through model after model, holding one policy at a time; units stored before are kept."""
     parts = tables.parts(data, "examples")
@@ -104,7 +87,8 @@ def _policies(
     planned = [replace(unit, key=model) for model in policies for unit in cut]
 
     def read(unit: units.Unit) -> pa.Table:
-        return choice.rows(parts[unit.part])[unit.start : unit.stop]
+        rows = choice.rows(parts[unit.part])[unit.start : unit.stop]
+        return rows.append_column("ranked", pa.array(ranked.mask(rows)))
 
     arguments = (settings, data, policies)
     rows = units.complete(
@@ -120,7 +104,7 @@ def _policies(
 
 
 class Evaluator:
-    """The actor: ranks candidates and writes freely with the policy that a unit names."""
+    """The actor: ranks candidates and the catalogue, and writes freely, with the policy that a unit names."""
 
     def __init__(self, settings: Settings, data: str, policies: dict[str, str]) -> None:
         import torch
@@ -130,7 +114,8 @@ class Evaluator:
         torch.set_num_threads(max(1, cluster.cores() // settings.cluster.actors))
         self.settings, self.policies = settings, policies
         items = tables.read(data, "items", ["item_id", "title"])
-        self.title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+        self.item_ids, self.names = items["item_id"].to_pylist(), items["title"].to_pylist()
+        self.title_of = dict(zip(self.item_ids, self.names, strict=True))
         self.titles = TitleIndex(self.title_of)
         self.model = ""
 
@@ -140,32 +125,53 @@ class Evaluator:
 
     def _hold(self, model: str) -> None:
         from rosepo_ray.policy import store
-        from rosepo_ray.policy.generation import longest_title
+        from rosepo_ray.policy.title_trie import TitleTrie
 
         if model != self.model:
             self.policy: Any = None  # the old one goes before the new one comes
             with storage.local_folder(storage.join(self.policies[model], "model")) as folder:
                 self.policy = store.load(folder, "cuda" if self.settings.cluster.use_gpu else "cpu")
             self.model = model
-            self.longest = longest_title(self.policy, list(self.title_of.values()))
+            self.trie = TitleTrie.build(self.policy.prompter, self.names, self.item_ids)
 
     def _answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        from rosepo_ray.evaluation.ranking import rank
+        from rosepo_ray.evaluation.controls import prediction
         from rosepo_ray.policy.generation import generate
         from rosepo_ray.policy.prompts import Request
         from rosepo_ray.policy.scoring import score
 
+        chosen = self.settings.evaluation
         requests = []
         for row in rows:
             candidates = [self.title_of[item] for item in row["candidates"]]
             requests.append(Request([self.title_of[item] for item in row["history"]], candidates, candidates))
-        logps = score(self.policy, requests, self.settings.evaluation.batch)
-        texts: list[str | None] = [None] * len(rows)
-        if self.settings.evaluation.generate:
-            texts = list(generate(self.policy, requests, self.settings.evaluation.batch, self.longest))
-        out = []
-        for row, values, text in zip(rows, logps, texts, strict=True):
-            ranked, ordered = rank(row["example_id"], row["candidates"], values)
-            outcome = None if text is None else self.titles.outcome(text)[0]
-            out.append(_prediction(row, ranked, ordered.tolist(), text, outcome))
+        logps = score(self.policy, requests, chosen.batch, chosen.tokens)
+        out = [prediction(row, values) for row, values in zip(rows, logps, strict=True)]
+        if chosen.generate:
+            texts = generate(self.policy, requests, chosen.batch, self.trie.longest)
+            for answer, text in zip(out, texts, strict=True):
+                answer |= {"generated": text, "outcome": self.titles.outcome(text)[0]}
+        ranked = [number for number, row in enumerate(rows) if row["ranked"]]
+        if ranked:
+            found = self._rank_catalogue([rows[n]["example_id"] for n in ranked], [requests[n] for n in ranked])
+            for number, answer in zip(ranked, found, strict=True):
+                out[number] |= answer
+        return out
+
+    def _rank_catalogue(self, row_ids: list[str], requests: list[Any]) -> list[dict[str, Any]]:
+        from rosepo_ray.evaluation.full import TOP
+        from rosepo_ray.policy.catalogue_search import top_k
+        from rosepo_ray.policy.constrained import generate_items
+
+        chosen = self.settings.evaluation
+        prompts = [self.policy.prompter.prompt_ids(request) for request in requests]
+        best = top_k(self.policy, self.trie, prompts, TOP, row_ids, cache_mib=chosen.cache_mib)
+        out: list[dict[str, Any]] = [
+            {"top": [self.item_ids[item] for item in found.items], "top_scores": found.scores.tolist()}
+            for found in best
+        ]
+        if chosen.beams:
+            written = generate_items(self.policy, self.trie, prompts, row_ids, chosen.batch, chosen.beams)
+            for answer, item in zip(out, written, strict=True):
+                answer["written_item"] = self.item_ids[item]
         return out

@@ -100,7 +100,7 @@ class Rejector:
             Request(self._titles(row["history"]), self._titles(items), self._titles(row["candidates"]))
             for row, items in zip(rows, pool, strict=True)
         ]
-        logps = score(self.policy, requests, self.settings.evaluation.batch)
+        logps = score(self.policy, requests, self.settings.evaluation.batch, self.settings.evaluation.tokens)
         out = []
         for row, frame, items, waiting, values in zip(rows, framed, pool, proposed, logps, strict=True):
             logp = dict(zip(items, values.tolist(), strict=True))

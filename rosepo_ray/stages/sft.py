@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rosepo_ray import storage, tables, title_checks
 from rosepo_ray.config import FitSettings, Settings
 from rosepo_ray.stages import fitting
+
+if TYPE_CHECKING:
+    from rosepo_ray.policy.prompts import Request
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
@@ -76,28 +79,36 @@ class SftProgram:
             world=self.world.size,
             start=start,
         )
-        size = self.fit.micro_batch
         for part in plan:
-            cuts = [part.rows[i : i + size] for i in range(0, len(part.rows), size)]
-            yield [self._micro(rows, part.real) for rows in cuts]
+            yield self._micros(part.rows, part.real)
 
-    def _micro(self, rows: list[tuple[int, int]], real: bool) -> Any:
+    def _micros(self, rows: list[tuple[int, int]], real: bool) -> list[Any]:
         from rosepo_ray.policy import batches
-        from rosepo_ray.policy.prompts import Request
+        from rosepo_ray.training.buckets import buckets
 
         if self.settings.sft.dense:
-            windows = [[self.titles[i - 1] for i in self.windows.window(epoch, index)] for epoch, index in rows]
-            return batches.dense(self.policy, windows, [self.windows.row_id(*row) for row in rows], real)
-        picked = self.examples.take([index for _, index in rows]).to_pylist()
-        requests = [
+            make, names = batches.dense, [self.windows.row_id(*row) for row in rows]
+            encoded = [batches.encode_window(self.policy, self._window(*row)) for row in rows]
+        else:
+            make, names = batches.targets, [self.example_ids[index] for _, index in rows]
+            encoded = [batches.encode(self.policy, request) for request in self._requests(rows)]
+        groups = buckets([row.length for row in encoded], self.fit.micro_batch)
+        return [make(self.policy, [encoded[i] for i in group], [names[i] for i in group], real) for group in groups]
+
+    def _window(self, epoch: int, index: int) -> list[str]:
+        return [self.titles[item - 1] for item in self.windows.window(epoch, index)]
+
+    def _requests(self, rows: list[tuple[int, int]]) -> list[Request]:
+        from rosepo_ray.policy.prompts import Request
+
+        return [
             Request(
                 [self.title_of[item] for item in row["history"]],
                 [self.title_of[row["target"]]],
                 [self.title_of[item] for item in row["candidates"]],
             )
-            for row in picked
+            for row in self.examples.take([index for _, index in rows]).to_pylist()
         ]
-        return batches.targets(self.policy, requests, [row["example_id"] for row in picked], real)
 
     def loss(self, outputs: Any, micro: Any) -> tuple[Any, dict[str, float]]:
         return -outputs.sum(), {}

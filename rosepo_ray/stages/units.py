@@ -39,9 +39,10 @@ class Choice:
     def rows(self, part: str) -> pa.Table:
         """The chosen rows of one part of `examples`, in its order."""
         table = tables.read_part(part, "examples")
-        return table.filter(pa.array(self._mask(table)))
+        return table.filter(pa.array(self.mask(table)))
 
-    def _mask(self, table: pa.Table) -> np.ndarray:
+    def mask(self, table: pa.Table) -> np.ndarray:
+        """Which rows of a table with the columns `split` and `example_id` are chosen: bool [rows]."""
         edges = np.array([self.edges.get(split, -1) for split in table["split"].to_pylist()], np.int64)
         mask, sampled = edges >= 0, (edges >= 0) & (edges < _ALL)
         if sampled.any():
@@ -59,6 +60,9 @@ def choose(data: str, limits: Mapping[str, int | None], seed: int, purpose: str)
     edges = dict.fromkeys(limits, _ALL)
     for split, limit in limits.items():
         if limit is None:
+            continue
+        if limit == 0:
+            edges[split] = -1
             continue
         found = [np.empty(0, np.int64)]
         for part in tables.parts(data, "examples"):

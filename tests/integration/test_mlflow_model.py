@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from rosepo_ray import tables
-from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings, ScratchPolicy, Settings
+from rosepo_ray.config import (
+    EvaluationSettings,
+    LoraSettings,
+    PretrainedPolicy,
+    PromptSettings,
+    ScratchPolicy,
+    Settings,
+)
 
 ROOT = Path(__file__).parents[2]
 TITLES = [f"{kind} {place}" for kind in ("Night in", "Return to", "Lost", "The road to") for place in
@@ -38,13 +45,15 @@ out = []
 for uri in sys.argv[3:]:
     model = mlflow.pyfunc.load_model(uri)
     found = model.predict(pandas.DataFrame(cases))
+    whole = model.predict(pandas.DataFrame(cases).drop(columns="candidates"), params={"top": 5})
     one = model.predict(pandas.DataFrame(cases[3:4]).drop(columns="example_id"))
     try:
         model.predict(pandas.DataFrame([{"history": ["7"], "candidates": ["100"]}]))
         error = None
     except Exception as problem:
         error = str(problem)
-    out.append({"rows": found.to_dict("records"), "columns": list(found.columns), "one": one["ranked"][0],
+    out.append({"whole": whole.to_dict("records")})
+    out[-1].update({"rows": found.to_dict("records"), "columns": list(found.columns), "one": one["ranked"][0],
                 "error": error, "file": sys.modules["rosepo_ray"].__file__})
 print(json.dumps(out))
 """
@@ -83,7 +92,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     wanted = {name: ranking(run / name) for name in ("scratch", "adapted")}
     tracker = Tracker(Settings(), str(run))
     uris = {
-        name: packaging.log_model(tracker, str(run / name), str(run / "data"), history=10, batch=4) for name in wanted
+        name: packaging.log_model(
+            tracker, str(run / name), str(run / "data"), history=10, limits=EvaluationSettings(batch=4)
+        )
+        for name in wanted
     }
     shutil.rmtree(base)
     tags = {"policy": str(run / "adapted"), "protocol": "p", "dataset": "d", "evaluation": "e"}
@@ -93,7 +105,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {"run": run, "tracker": tracker, "uris": uris, "wanted": wanted, "versions": versions}
 
 
-def ranking(folder: Path) -> list[dict[str, Any]]:
+def ranking(folder: Path, cases: list[dict[str, Any]] = CASES) -> list[dict[str, Any]]:
     """What the evaluation stage computes for the cases."""
     from rosepo_ray.evaluation.ranking import rank
     from rosepo_ray.policy import store
@@ -102,10 +114,10 @@ def ranking(folder: Path) -> list[dict[str, Any]]:
 
     title = dict(zip(IDS, TITLES, strict=True))
     requests = [
-        Request([title[i] for i in case["history"][-10:]], [title[i] for i in case["candidates"]]) for case in CASES
+        Request([title[i] for i in case["history"][-10:]], [title[i] for i in case["candidates"]]) for case in cases
     ]
-    scores = score(store.load(folder), requests, 64)
-    ranked = [rank(case["example_id"], case["candidates"], s) for case, s in zip(CASES, scores, strict=True)]
+    scores = score(store.load(folder), requests, 64, 4096)
+    ranked = [rank(case["example_id"], case["candidates"], s) for case, s in zip(cases, scores, strict=True)]
     return [{"ranked": items, "scores": [float(v) for v in values]} for items, values in ranked]
 
 
@@ -123,6 +135,16 @@ def answers(made: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> l
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found
+
+
+@pytest.mark.parametrize(("place", "name"), [(0, "scratch"), (1, "adapted")])
+def test_without_candidates_it_ranks_the_whole_catalogue(
+    answers: list[dict[str, Any]], made: dict[str, Any], place: int, name: str
+) -> None:
+    everything = ranking(made["run"] / name, [case | {"candidates": IDS} for case in CASES])
+    for answer, wanted in zip(answers[place]["whole"], everything, strict=True):
+        assert answer["ranked"] == wanted["ranked"][:5]
+        assert answer["scores"] == pytest.approx(wanted["scores"][:5], abs=1e-4)
 
 
 @pytest.mark.parametrize(("place", "name"), [(0, "scratch"), (1, "adapted")])

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rosepo_ray import tables
-from rosepo_ray.config import PromptSettings, ScratchPolicy, Settings
+from rosepo_ray.config import EvaluationSettings, PromptSettings, ScratchPolicy, Settings
 
 JOB = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "promote.py"), run_name="promote")
 MODEL = "rosepo-recommender"
@@ -48,7 +48,7 @@ def make_run(root: Path, name: str, tops: list[str] | None, protocol: str = "pro
     tables.write_part(data, "items", 0, tables.from_rows("items", items))
     tracker = Tracker(Settings(), str(run))
     (run / "settings.yaml").write_text("promotion: {hr_margin: 0.01}\n")
-    uri = packaging.log_model(tracker, str(root / "policy"), data, history=10, batch=8)
+    uri = packaging.log_model(tracker, str(root / "policy"), data, history=10, limits=EvaluationSettings())
     if tops is not None:
         examples, predictions = [], []
         for i, top in enumerate(tops):

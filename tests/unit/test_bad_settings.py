@@ -136,6 +136,7 @@ def test_contradictions(argv: tuple[str, ...], words: str, capsys: pytest.Captur
 
 
 CONSTANT = ("--oracle.type", "constant")
+LISTED = ("--sft.dense", "false", "--prompt.template", "instruction", "--prompt.list_candidates", "true")
 WITHOUT_EFFECT = [
     (("--prompt.list_candidates", "true"), "prompt.list_candidates"),
     (("--rejection.strategy.temperature", "2"), "rejection.strategy.temperature"),
@@ -147,6 +148,10 @@ WITHOUT_EFFECT = [
     ((*CONSTANT, "--rejection.validation_examples", "10"), "rejection.validation_examples"),
     (("--policy.type", "pretrained", "--policy.model", "/a/folder", "--policy.revision", "main"), "policy.revision"),
     (("--policy.type", "pretrained", "--policy.model", "sample:x", "--policy.revision", "main"), "policy.revision"),
+    ((*LISTED, "--evaluation.catalogue_examples", "10"), "evaluation.catalogue_examples"),
+    ((*LISTED, "--evaluation.beams", "2"), "evaluation.beams"),
+    (("--evaluation.catalogue_examples", "0", "--evaluation.beams", "2"), "evaluation.beams"),
+    (("--evaluation.catalogue_examples", "0", "--evaluation.cache_mib", "2"), "evaluation.cache_mib"),
 ]
 
 

@@ -34,6 +34,10 @@ NAMES = {
     "dgu@1", "gini", "coverage", "semantic_over_selection", "catalogue_ratio", "ambiguous_ratio", "valid_ratio",
     "hr@1_valid",
 }  # fmt: skip
+FULL = {
+    "full_hr@1", "full_hr@5", "full_hr@10", "full_ndcg@5", "full_ndcg@10", "full_mrr@10", "full_arp",
+    "full_popularity_gap", "full_mgu@1", "full_dgu@1", "full_gini@10", "full_coverage@10", "full_written_hr@1",
+}  # fmt: skip
 
 
 def items_table(titles: dict[str, str] = TITLES) -> pa.Table:
@@ -69,7 +73,10 @@ def run(models: dict[str, pa.Table], **options: Any) -> dict[str, Any]:
 def test_every_metric_by_hand() -> None:
     result = run({"aligned": predictions_table(RANKED)})
     metrics = result["models"]["aligned"]
-    assert set(metrics) == NAMES
+    assert set(metrics) == NAMES | FULL
+    for name in FULL:
+        assert metrics[name]["value"] is None
+        assert "evaluation.catalogue_examples" in metrics[name]["reason"] or "beams" in metrics[name]["reason"]
     expected = {
         "hr@1": 2 / 4,
         "hr@5": 1.0,
@@ -95,6 +102,67 @@ def test_every_metric_by_hand() -> None:
     assert metrics["semantic_over_selection"]["chance"] == pytest.approx(1 / 2)  # two wrong candidates
     assert result["target_arp"] == 2.5
     json.dumps(result, allow_nan=False)
+
+
+def with_top(table: pa.Table, top: dict[str, str], written: dict[str, str] | None = None) -> pa.Table:
+    """`table` with the whole catalogue ranked for the rows in `top`."""
+    rows = table.to_pylist()
+    for row in rows:
+        if row["example_id"] in top:
+            ranking = list(top[row["example_id"]])
+            row |= {"top": ranking, "top_scores": [-float(n) for n in range(len(ranking))]}
+            row["written_item"] = None if written is None else written[row["example_id"]]
+    return tables.from_rows("predictions", rows)
+
+
+def test_metrics_of_the_whole_catalogue_by_hand() -> None:
+    """For two of the four rows all five items are ranked."""
+    top = {"u1:2": "ebcad", "u2:1": "dabce"}  # targets c and d: places 2 and 0
+    table = with_top(predictions_table(RANKED), top, {"u1:2": "c", "u2:1": "a"})
+    metrics = run({"aligned": table})["models"]["aligned"]
+    expected = {
+        "full_hr@1": 1 / 2,
+        "full_hr@5": 1.0,
+        "full_hr@10": 1.0,
+        "full_ndcg@5": (1 / 2 + 1) / 2,
+        "full_ndcg@10": (1 / 2 + 1) / 2,
+        "full_mrr@10": (1 / 3 + 1) / 2,
+        "full_arp": (10 + 4) / 2,
+        "full_popularity_gap": 7 - (3 + 4) / 2,
+        "full_gini@10": 0.0,  # five places: every item twice
+        "full_coverage@10": 1.0,
+        "full_written_hr@1": 1 / 2,
+    }
+    assert {name: metrics[name]["value"] for name in expected} == pytest.approx(expected)
+    assert {metrics[name]["rows"] for name in FULL} == {2}
+    by_hand = {example_id: history for example_id, _, history, _, _ in EXAMPLES if example_id in top}
+    # Recommended: e and d, half each (groups 4 and 3, as five items make five groups in the order a b c d e).
+    taken = "".join(by_hand.values())
+    gu = [("ed".count(item) / 2) - taken.count(item) / len(taken) for item in "abcde"]
+    assert metrics["full_mgu@1"]["value"] == pytest.approx(sum(map(abs, gu)) / 5)
+    assert metrics["full_dgu@1"]["value"] == pytest.approx(max(gu) - min(gu))
+    assert metrics["hr@1"]["rows"] == 4
+
+
+def test_a_target_beyond_the_tenth_place_is_a_miss() -> None:
+    titles = {chr(97 + n): f"Title {n}" for n in range(12)}
+    table = with_top(predictions_table({"u1:1": "bce"}), {"u1:1": "acdefghijk"})
+    metrics = run({"aligned": table}, examples=examples_table(EXAMPLES[:1]), items=items_table(titles))["models"]
+    assert {metrics["aligned"][name]["value"] for name in ("full_hr@10", "full_mrr@10", "full_ndcg@10")} == {0.0}
+    assert metrics["aligned"]["full_coverage@10"]["value"] == pytest.approx(10 / 12)
+    assert metrics["aligned"]["full_written_hr@1"]["value"] is None
+
+
+@pytest.mark.parametrize("ranking", ["abcd", "abcda", "abcdz"])
+def test_a_ranking_that_is_none_of_the_whole_catalogue_is_refused(ranking: str) -> None:
+    with pytest.raises(RosepoError, match=r"'aligned', row u1:2: its ranking of the whole catalogue must hold 5"):
+        run({"aligned": with_top(predictions_table(RANKED), {"u1:2": ranking})})
+
+
+def test_models_that_ranked_the_catalogue_for_other_rows_are_refused() -> None:
+    first, second = (with_top(predictions_table(RANKED), {row: "abcde"}) for row in ("u1:1", "u1:2"))
+    with pytest.raises(RosepoError, match="'sft' ranked the whole catalogue for other rows than 'aligned'"):
+        run({"aligned": first, "sft": second})
 
 
 def test_intervals_by_hand() -> None:

@@ -150,12 +150,13 @@ def test_popular_ranks_by_training_interactions() -> None:
     )
     example = {"example_id": "u:1", "user_id": "u", "history": ["a"], "target": "c", "split": "test"}
     examples = tables.from_rows("examples", [example | {"candidates": ["c", "a", "b"]}])
-    assert popular(examples, items).to_pylist() == [
-        {"example_id": "u:1", "user_id": "u", "ranked": ["b", "c", "a"], "scores": [9.0, 4.0, 1.0],
-         "generated": None, "outcome": None}
-    ]  # fmt: skip
+    row = {"example_id": "u:1", "user_id": "u", "ranked": ["b", "c", "a"], "scores": [9.0, 4.0, 1.0],
+           "generated": None, "outcome": None, "top": None, "top_scores": None, "written_item": None}  # fmt: skip
+    assert popular(examples, items, ()).to_pylist() == [row]
+    whole = {"top": ["b", "c", "a"], "top_scores": [9.0, 4.0, 1.0]}
+    assert popular(examples, items, {"u:1"}).to_pylist() == [row | whole]
     with pytest.raises(RosepoError, match=r"u:1.*\['c', 'b'\]"):
-        popular(examples, items.slice(0, 1))
+        popular(examples, items.slice(0, 1), ())
 
 
 # Bootstrap

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
 from rosepo_ray.config import PretrainedPolicy, PromptSettings, ScratchPolicy
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.policy import batches, pretrained, store
-from rosepo_ray.policy.generation import generate, longest_title
+from rosepo_ray.policy.generation import generate
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
@@ -100,7 +100,8 @@ def test_packed_gradients_equal_separate_gradients(policy: Policy):
 def test_dense_rows_give_each_title_given_all_before_it(policy: Policy):
     prompter = policy.prompter
     window = TITLES[:4]
-    micro = batches.dense(policy, [window, TITLES[4:6]], ["a", "b"], real=True)
+    rows = [batches.encode_window(policy, titles) for titles in (window, TITLES[4:6])]
+    micro = batches.dense(policy, rows, ["a", "b"], real=True)
     with torch.inference_mode():
         found = PackedPolicy(policy.model)(micro.inputs).tolist()
     expected = [
@@ -110,7 +111,7 @@ def test_dense_rows_give_each_title_given_all_before_it(policy: Policy):
     ]
     assert found == pytest.approx(expected, abs=1e-4)
     assert micro.count == sum(len(prompter.response_ids(t)) for t in [*TITLES[1:4], TITLES[5]])
-    assert batches.dense(policy, [window], ["a"], real=False).count == 0
+    assert batches.dense(policy, rows[:1], ["a"], real=False).count == 0
 
 
 def test_chain_and_pack_agree_on_single_responses():
@@ -121,15 +122,43 @@ def test_chain_and_pack_agree_on_single_responses():
 
 def test_scores_do_not_depend_on_the_batch_or_the_order(policy: Policy):
     requests = [Request(TITLES[:n], TITLES[: 2 + n % 3]) for n in range(1, 8)]
-    alone = [score(policy, [request], 1)[0] for request in requests]
+    alone = [score(policy, [request], 1, 4096)[0] for request in requests]
     for size in (2, 7):
-        for a, b in zip(score(policy, requests, size), alone, strict=True):
+        for a, b in zip(score(policy, requests, size, 4096), alone, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-4)
     assert [len(part) for part in alone] == [len(request.responses) for request in requests]
 
 
+def test_a_pass_takes_no_more_tokens_than_told_and_scores_stay_the_same(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [Request(TITLES[:n], TITLES[: 1 + n % 7]) for n in range(1, 8)] + [Request(TITLES[:2])]
+    passes: list[tuple[int, int]] = []
+
+    def noted(policy: Policy, rows: list[batches.Encoded]) -> object:
+        packed = pack([row.prompt for row in rows], [row.answers for row in rows], policy.pad_id)
+        passes.append(tuple(packed.input_ids_BL.shape))
+        return packed
+
+    whole = score(policy, requests, 64, 10**6)
+    longest = max(len(policy.prompter.prompt_ids(r)) for r in requests) + max(
+        len(policy.prompter.response_ids(t)) for t in TITLES
+    )
+    monkeypatch.setattr(batches, "packed", noted)
+    for tokens in (longest, 2 * longest, 500):
+        passes.clear()
+        for a, b in zip(score(policy, requests, 3, tokens), whole, strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
+        assert max(rows * length for rows, length in passes) <= tokens
+        assert max(rows for rows, _ in passes) <= 3
+    assert len(whole[-1]) == 0
+    # A response that does not fit beside its prompt is scored all the same, alone in its row.
+    for a, b in zip(score(policy, requests, 3, 1), whole, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_generation_is_greedy_and_ends_at_the_end_token(policy: Policy):
-    longest = longest_title(policy, TITLES)
+    longest = max(len(policy.prompter.response_ids(title)) for title in TITLES)
     requests = [Request(TITLES[:n]) for n in (1, 3, 5)]
     together = generate(policy, requests, 3, longest)
     assert together == [generate(policy, [request], 1, longest)[0] for request in requests]
@@ -148,7 +177,7 @@ def test_a_saved_policy_is_the_same(policy: Policy, tmp_path: Path):
     store.save(policy, tmp_path)
     again = store.load(tmp_path)
     request = Request(TITLES[:3], TITLES)
-    np.testing.assert_array_equal(score(policy, [request], 1)[0], score(again, [request], 1)[0])
+    np.testing.assert_array_equal(score(policy, [request], 1, 4096)[0], score(again, [request], 1, 4096)[0])
     assert again.settings == SCRATCH
     assert not list(tmp_path.rglob("*.bin"))  # safetensors only
     with pytest.raises(RosepoError, match=r"policy\.json"):

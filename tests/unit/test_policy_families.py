@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig
 from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import pretrained, self_check, store
-from rosepo_ray.policy.generation import generate, longest_title
+from rosepo_ray.policy.generation import generate
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
@@ -81,14 +81,14 @@ def test_packed_rows_equal_separate_rows_and_so_do_their_gradients(policy: Polic
 
 def test_scores_do_not_depend_on_the_batch(policy: Policy):
     requests = [Request(TITLES[:n], TITLES[: 2 + n % 3], TITLES[:4]) for n in range(1, 6)]
-    alone = [score(policy, [request], 1)[0] for request in requests]
-    for a, b in zip(score(policy, requests, 5), alone, strict=True):
+    alone = [score(policy, [request], 1, 4096)[0] for request in requests]
+    for a, b in zip(score(policy, requests, 5, 4096), alone, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-3)
     assert len({round(float(x), 3) for x in alone[2]}) == len(alone[2])
 
 
 def test_generation_is_greedy(policy: Policy):
-    longest = longest_title(policy, TITLES)
+    longest = max(len(policy.prompter.response_ids(title)) for title in TITLES)
     requests = [Request(TITLES[:n], (), TITLES[:4]) for n in (1, 4)]
     together = generate(policy, requests, 2, longest)
     for request, text in zip(requests, together, strict=True):
@@ -102,10 +102,10 @@ def test_generation_is_greedy(policy: Policy):
 def test_a_saved_policy_is_the_same_and_can_be_trained_on(policy: Policy, tmp_path: Path):
     store.save(policy, tmp_path)
     request = Request(TITLES[:3], TITLES[3:], TITLES[3:])
-    before = score(policy, [request], 1)[0]
+    before = score(policy, [request], 1, 4096)[0]
     for trainable in (False, True):
         again = store.load(tmp_path, trainable=trainable)
-        np.testing.assert_allclose(score(again, [request], 1)[0], before, atol=1e-5)
+        np.testing.assert_allclose(score(again, [request], 1, 4096)[0], before, atol=1e-5)
         assert again.settings == policy.settings
     names = {name for name, p in again.model.named_parameters() if p.requires_grad}
     assert names == {name for name, p in policy.model.named_parameters() if p.requires_grad}

@@ -194,7 +194,7 @@ def test_without_an_id_ties_depend_on_the_history_alone() -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"history": ["a"]}, "no 'candidates'"),
+        ({"candidates": ["a"]}, "no 'history'"),
         ({"history": "abc", "candidates": ["a"]}, "not a list"),
         ({"history": [], "candidates": ["a"]}, "history is empty"),
         ({"history": ["a"], "candidates": []}, "candidates is empty"),
@@ -209,6 +209,22 @@ def test_a_bad_request_gets_a_sentence_with_its_row(row: dict[str, object], mess
     with pytest.raises(BadInput, match=message) as caught:
         requests.read([good, row], KNOWN, 10)
     assert "row 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("row", [{}, {"candidates": None}, {"candidates": float("nan")}])
+def test_without_candidates_the_whole_catalogue_is_asked_for(row: dict[str, object]) -> None:
+    assert requests.read([{"history": ["a"]} | row], KNOWN, 10)[0].candidates is None
+
+
+@pytest.mark.parametrize(("params", "top"), [(None, 10), ({}, 10), ({"top": 3}, 3), ({"top": 1000}, 50)])
+def test_the_number_of_items_asked_for(params: dict[str, object] | None, top: int) -> None:
+    assert requests.read_top(params, catalogue=50) == top
+
+
+@pytest.mark.parametrize("top", [0, -1, 1001, 2.5, True, "5", None])
+def test_a_number_of_items_that_cannot_be_is_refused(top: object) -> None:
+    with pytest.raises(BadInput, match=r"top is .*; give a whole number from 1 to 1000"):
+        requests.read_top({"top": top}, catalogue=50)
 
 
 def test_too_many_rows_are_refused() -> None:

@@ -14,7 +14,8 @@ from rosepo_ray.policy.shared_prefix import gpt2, llama
 from rosepo_ray.policy.shared_prefix.attention import additive, masks
 from rosepo_ray.policy.shared_prefix.layout import PackedBatch, pick
 
-_LOGITS_AT_ONCE = 1 << 26  # float32 numbers (256 MiB): bounds memory for large vocabularies
+_LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
+"""float32 numbers: a CPU works from its cache (16 MiB), a GPU is bounded by its memory (256 MiB)."""
 
 
 class PackedPolicy(nn.Module):
@@ -34,7 +35,7 @@ def token_logps(model: Any, batch: PackedBatch) -> Tensor:
     """Log-probability [M] of each predicted token; only predicting columns go through the output head."""
     head = causal_lm(model).get_output_embeddings()
     hidden_NH = hidden(model, batch).flatten(0, 1)
-    rows = max(1, _LOGITS_AT_ONCE // head.weight.shape[0])
+    rows = max(1, _LOGITS_AT_ONCE[hidden_NH.device.type] // head.weight.shape[0])
     if torch.is_grad_enabled() or len(hidden_NH) <= rows:
         return _gather(head(hidden_NH), batch.place_M, batch.target_M)
     # Without gradients the logits need not live together.
@@ -62,8 +63,11 @@ def hidden(model: Any, batch: PackedBatch) -> Tensor:
     x, turn = family.embed(decoder, batch)
     seen = masks(batch, _precision(x))
     for layer in layers[:-1]:
-        x = _run(decoder, family.block, layer, x, turn, seen)
-    x = _run(decoder, family.last_block, layers[-1], x, turn, seen, batch.ask_BQ)
+        x = _run(family.block, layer, x, turn, seen)
+    if 2 * batch.ask_BQ.shape[1] > x.shape[1]:  # dense training: nearly every column is asked
+        x = pick(_run(family.block, layers[-1], x, turn, seen), batch.ask_BQ)
+    else:
+        x = _run(family.last_block, layers[-1], x, turn, seen, batch.ask_BQ)
     return family.normalise(decoder, x)
 
 
@@ -77,7 +81,7 @@ def _precision(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _run(decoder: Any, block: Any, *arguments: Any) -> Tensor:
+def _run(block: Any, *arguments: Any) -> Tensor:
     # transformers marks each layer when gradient checkpointing is switched on.
     layer = arguments[0]
     if getattr(layer, "gradient_checkpointing", False) and layer.training and torch.is_grad_enabled():

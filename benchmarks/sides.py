@@ -1,0 +1,81 @@
+"""The two sides of a step that this repository writes itself: shared prefixes, and separate rows as a control.
+
+Both compute the same loss (conservative, stored reference log-probabilities) and end with the same clipping and AdamW
+step on their own copy of the model. The separate rows are written as well as we can without sharing the prompt: padding
+on the right, where causal attention needs no mask, the head on response positions only, the last token never fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from workload import BETA, EPSILON, PAD, Examples
+
+from rosepo_ray.losses import conservative, margins
+from rosepo_ray.policy.model import causal_lm
+from rosepo_ray.policy.shared_prefix.layout import pack
+from rosepo_ray.policy.shared_prefix.module import PackedPolicy
+from rosepo_ray.training.buckets import buckets
+
+Logps = Callable[[Any, Examples], Tensor]
+"""Summed log-probabilities [B * (1 + K)] of a batch's responses."""
+
+
+def packed_logps(model: Any, batch: Examples) -> Tensor:
+    logps: Tensor = PackedPolicy(model)(pack(batch.prompts, batch.responses, PAD))
+    return logps
+
+
+def separate_logps(model: Any, batch: Examples) -> Tensor:
+    """Each response with its own copy of the prompt in its own row."""
+    pairs = [(p, answer) for p, answers in zip(batch.prompts, batch.responses, strict=True) for answer in answers]
+    length = max(len(prompt) + len(answer) - 1 for prompt, answer in pairs)
+    ids = torch.full((len(pairs), length), PAD)
+    rows, positions, targets = [], [], []
+    for number, (prompt, answer) in enumerate(pairs):
+        ids[number, : len(prompt) + len(answer) - 1] = torch.tensor([*prompt, *answer[:-1]])
+        rows += [number] * len(answer)
+        positions += range(len(prompt) - 1, len(prompt) - 1 + len(answer))
+        targets += answer
+    inner = causal_lm(model)
+    hidden = getattr(inner, inner.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
+    rows_M = torch.tensor(rows)
+    logits_MV = inner.get_output_embeddings()(hidden[rows_M, torch.tensor(positions)])
+    logps_M = logits_MV.gather(1, torch.tensor(targets)[:, None])[:, 0] - logits_MV.logsumexp(1)
+    return torch.zeros(len(pairs)).index_add(0, rows_M, logps_M)
+
+
+def loss_of(logps_R: Tensor, reference_R: Tensor, size: int, epsilon: float = EPSILON) -> Tensor:
+    """The conservative loss, summed over the B = `size` examples, mean over the K pairs of each."""
+    logps_BR, reference_BR = logps_R.view(size, -1), reference_R.view(size, -1)
+    margins_BK = margins(logps_BR[:, 0], logps_BR[:, 1:], reference_BR[:, 0], reference_BR[:, 1:])
+    return conservative(margins_BK, torch.full_like(margins_BK, epsilon), BETA).mean(1).sum()
+
+
+class Step:
+    """One optimiser step from token ids, `at_once` examples per forward and backward pass; None leaves it to the
+    package, which groups rows by length."""
+
+    def __init__(self, model: Any, logps: Logps, batch: Examples, at_once: int | None = None) -> None:
+        self.model, self.logps, self.batch, self.at_once = model.train(), logps, batch, at_once
+        self.weights = [p for p in model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.weights, lr=1e-4, weight_decay=0.01, foreach=True)
+        with torch.no_grad():  # the reference is the start, as in training
+            self.references = [logps(model, batch.pick([number])) for number in range(len(batch))]
+
+    def _groups(self) -> list[list[int]]:
+        rows = list(range(len(self.batch)))
+        if self.at_once is None:
+            return buckets([self.batch.tokens(row) for row in rows], most=8)
+        return [rows[start : start + self.at_once] for start in range(0, len(rows), self.at_once)]
+
+    def __call__(self) -> None:
+        for rows in self._groups():
+            part, reference_R = self.batch.pick(rows), torch.cat([self.references[row] for row in rows])
+            (loss_of(self.logps(self.model, part), reference_R, len(part)) / len(self.batch)).backward()
+        nn.utils.clip_grad_norm_(self.weights, 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)

@@ -1,0 +1,186 @@
+"""One optimiser step of preference training: shared prefixes against separate rows, TRL and the machine's own limit.
+
+    make bench                      # or: python benchmarks/step.py
+    python benchmarks/step.py --full --rounds 9
+
+Per group of sides, all in one process, interleaved, on one thread:
+
+- `packed`: this repository, from token ids to the optimiser's step, stored reference log-probabilities;
+- `separate`: the control of sides.py; `trl_cached`, `trl_live`: TRL's DPOTrainer (trl_side.py), K items as K pairs;
+- `bound`: the seconds that flop_bound.py says the packed step must take. `step_flop_fraction` = bound / packed.
+
+The package groups rows by length itself. The competitors first try a few numbers of rows a pass and keep the fastest.
+Quick rounds use fewer examples a step where a side is slow, the same for all sides of a ratio; --full uses 8 for every
+K, and adds, without thresholds, a model of 125 M parameters and the recipe quickstart's own lengths. Memory:
+step_memory.py, in fresh processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import harness
+import step_memory
+import workload
+from flop_bound import Bound
+from harness import Figure, Promise, Side, Times, figure, measure, ratio
+from sides import Step, packed_logps, separate_logps
+from trl_side import TrlStep, build_trainer, difference
+from workload import Examples, Workload, adapted_model, examples
+
+PROMISES = {
+    "step_vs_trl_cached_k1": Promise(2.8, 3.5),
+    "step_vs_trl_live_k1": Promise(4.0, 5.0),
+    "step_vs_separate_k1": Promise(2.0, 2.2),
+    "step_vs_separate_k3": Promise(2.8, 3.5),
+    "step_vs_separate_k7": Promise(6.0, 7.0),
+    "step_vs_separate_k15": Promise(10.0, 13.0),
+    "step_vs_trl_k15": Promise(22.0, 40.0),
+    "step_flop_fraction": Promise(0.70, 0.85),
+    "step_memory_vs_trl": Promise(0.22, 0.15, lower_is_better=True),
+    "step_memory_vs_separate": Promise(0.32, 0.25, lower_is_better=True),
+}
+MEMORY_REJECTED = 3
+"""K of the memory figures without a suffix."""
+QUICK_EXAMPLES = {1: 8, 3: 4, 7: 2, 15: 1}
+TRL_QUICK_EXAMPLES = {1: 4, 15: 1}
+ROWS_AT_ONCE = (16, 4, 2)
+"""Rows (prompt and response) of a pass that the competitors try: what fits a cache is fastest on a CPU."""
+
+
+def tuned(make: Callable[[int], Callable[[], None]]) -> int:
+    """The fastest number of rows a pass, by processor time, the better of two steps each."""
+    best: dict[int, float] = {}
+    for rows in ROWS_AT_ONCE:
+        step = make(rows)
+        for _ in range(2):
+            began = time.process_time()
+            step()
+            best[rows] = min(best.get(rows, float("inf")), time.process_time() - began)
+    print(f"seconds by rows a pass: {best}", flush=True)
+    return min(best, key=lambda rows: best[rows])
+
+
+def build(name: str, shape: Workload, batch: Examples) -> Callable[[int], Callable[[], None]]:
+    """A side's step, given the rows of a pass."""
+    if name == "packed":
+        model = adapted_model(shape)
+        return lambda rows: Step(model, packed_logps, batch)
+    if name == "separate":
+        model, each = adapted_model(shape), len(batch.responses[0])
+        return lambda rows: Step(model, separate_logps, batch, max(1, rows // each))
+    trainer = build_trainer(shape, batch, cached=name == "trl_cached")
+    return lambda rows: TrlStep(trainer, max(1, rows // 2))
+
+
+def group(
+    shape: Workload, count: int, rejected: int, names: Sequence[str], rounds: int, tunings: dict[str, int]
+) -> tuple[dict[str, Times], dict[str, Any]]:
+    """Times of the named sides on one batch, and what was chosen. `tunings` keeps each kind's rows a pass."""
+    batch = examples(shape, count, 1 + rejected)
+    bound = Bound(shape, batch)
+    sides: dict[str, Side] = {}
+    for name in names:
+        if name == "bound":
+            sides[name] = bound.seconds
+            continue
+        make, kind = build(name, shape, batch), name.partition("_")[0]
+        if kind not in tunings and kind != "packed":
+            tunings[kind] = tuned(make)
+        sides[name] = make(tunings.get(kind, 0))
+    times = measure(sides, rounds)
+    details = {"examples": count, "rejected": rejected, "rows_a_pass": dict(tunings), "seconds": harness.seconds(times)}
+    if "bound" in times:
+        details["bound"] = bound.report(statistics.median(times["bound"].wall))
+    return times, details
+
+
+def fraction(times: dict[str, Times], promise: Promise | None = None) -> Figure:
+    return figure([b / p for b, p in zip(times["bound"].wall, times["packed"].wall, strict=True)], promise, unit="")
+
+
+def time_figures(
+    shape: Workload, rounds: int, counts: dict[int, int], trl_counts: dict[int, int], suffix: str = ""
+) -> tuple[dict[str, Figure], dict[str, Any]]:
+    """Figures and details; thresholds hold for the issue's workload, which has no suffix."""
+    promises = {} if suffix else PROMISES
+    found: dict[str, Figure] = {}
+    details: dict[str, Any] = {}
+    tunings: dict[str, int] = {}
+
+    def add(name: str, one: Figure) -> None:
+        found[name + suffix] = one
+
+    for rejected, count in counts.items():
+        names = ["packed", "separate", *(["bound"] if rejected in (1, 3) else [])]
+        times, details[f"k{rejected}{suffix}"] = group(shape, count, rejected, names, rounds, tunings)
+        name = f"step_vs_separate_k{rejected}"
+        add(name, ratio(times["separate"], times["packed"], promises.get(name)))
+        if rejected == 1:
+            add("step_flop_fraction", fraction(times, promises.get("step_flop_fraction")))
+        if rejected == 3:
+            add("step_flop_fraction_k3", fraction(times))
+    for rejected, count in trl_counts.items():
+        live = rejected == 1 and shape.lora
+        names = ["packed", "trl_cached", *(["trl_live"] if live else [])]
+        times, details[f"trl_k{rejected}{suffix}"] = group(shape, count, rejected, names, rounds, tunings)
+        name = "step_vs_trl_cached_k1" if rejected == 1 else f"step_vs_trl_k{rejected}"
+        add(name, ratio(times["trl_cached"], times["packed"], promises.get(name)))
+        if live:
+            add("step_vs_trl_live_k1", ratio(times["trl_live"], times["packed"], promises.get("step_vs_trl_live_k1")))
+    return found, details
+
+
+def memory_figures(name: str, count: int, rounds: int, suffix: str = "") -> tuple[dict[str, Figure], dict[str, Any]]:
+    found: dict[str, Figure] = {}
+    details: dict[str, Any] = {}
+    for rejected in (1, 3):
+        sides = ("packed", "separate", "trl_cached")
+        added = {side: step_memory.run_apart(side, name, count, rejected, rounds) for side in sides}
+        details[f"added_bytes_k{rejected}{suffix}"] = added
+        for other, side in (("trl", "trl_cached"), ("separate", "separate")):
+            values = [ours / theirs for ours, theirs in zip(added["packed"], added[side], strict=True)]
+            main = f"step_memory_vs_{other}"
+            promise = PROMISES[main] if rejected == MEMORY_REJECTED and not suffix else None
+            key = main if promise else f"{main}_k{rejected}{suffix}"
+            found[key] = figure(values, promise, unit="")
+    return found, details
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true", help="8 examples for every K, and two more models")
+    parser.add_argument("--rounds", type=int, help="timed rounds; default 5, with --full 9")
+    parser.add_argument("--model", choices=["ISSUE", "TINY"], default="ISSUE", help="TINY: does the script run?")
+    parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
+    given = parser.parse_args()
+    harness.pin_threads()
+    rounds = given.rounds or (9 if given.full else 5)
+    shape: Workload = getattr(workload, given.model)
+    details: dict[str, Any] = {"workload": vars(shape), "losses": difference(shape, examples(shape, 2, 2))}
+    print(f"loss of TRL and of this repository on the same pairs: {details['losses']}")
+    counts, trl_counts = QUICK_EXAMPLES, TRL_QUICK_EXAMPLES
+    if given.full:
+        counts, trl_counts = dict.fromkeys(QUICK_EXAMPLES, 8), dict.fromkeys(TRL_QUICK_EXAMPLES, 8)
+    figures, times = time_figures(shape, rounds, counts, trl_counts)
+    memory, added = memory_figures(given.model, 8, rounds=5 if given.full else 2)
+    figures |= memory
+    details |= {"times": times, "memory": added}
+    if given.full:
+        for suffix, other, counts, trl_counts in (
+            ("_125m", workload.LARGE, {1: 2, 3: 1}, {1: 2}),
+            ("_quickstart", workload.QUICKSTART, {1: 64, 4: 64}, {1: 64}),
+        ):
+            more, times = time_figures(other, rounds, counts, trl_counts, suffix)
+            figures |= more
+            details["times"] |= times
+    harness.write("step", figures, details, given.out)
+
+
+if __name__ == "__main__":
+    main()
