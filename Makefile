@@ -5,9 +5,11 @@ BIN := .venv/bin
 KEY := $(shell cat requirements.lock pyproject.toml | cksum | cut -d ' ' -f 1)
 STAMP := .venv/.installed-$(KEY)
 ARGS ?=
+# What the benchmarks measure against: the extra `bench` of pyproject.toml.
+COMPETITORS := trl==1.16.0 datasets==5.2.0 polars==2.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup align test test-unit test-slow lint format clean
+.PHONY: help setup align test test-unit test-slow bench bench-full lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -37,6 +39,30 @@ test-unit: $(STAMP)  ## unit tests only (under a minute)
 test-slow: $(STAMP)  ## jobs as a user starts them, faults, long runs
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+# .venv-bench sees the packages of .venv and has the competitors beside them, so .venv stays as it is locked.
+BENCH := .venv-bench/.installed-$(KEY)
+SITE = import site; print(site.getsitepackages()[0])
+
+$(BENCH): $(STAMP)
+	@$(BIN)/python -m venv .venv-bench
+	@printf '%s\n' $(CURDIR) "$$($(BIN)/python -c '$(SITE)')" > "$$(.venv-bench/bin/python -c '$(SITE)')/rosepo.pth"
+	@.venv-bench/bin/python -m pip install -qq --disable-pip-version-check $(COMPETITORS)
+	@rm -f .venv-bench/.installed-*
+	@touch $@
+
+bench: $(BENCH)  ## measure the language-model kernels and the oracle's service (about 15 minutes, one idle core)
+	.venv-bench/bin/python benchmarks/step.py
+	.venv-bench/bin/python benchmarks/scoring.py
+	.venv-bench/bin/python benchmarks/oracle_service.py --quick
+
+bench-full: $(BENCH)  ## every figure of docs/benchmarks.md (some hours)
+	.venv-bench/bin/python benchmarks/step.py --full
+	.venv-bench/bin/python benchmarks/scoring.py --full
+	.venv-bench/bin/python benchmarks/catalogue_search.py
+	.venv-bench/bin/python benchmarks/oracle_service.py
+	.venv-bench/bin/python benchmarks/ray_overhead.py
+	.venv-bench/bin/python benchmarks/data_vs_polars.py
+
 lint: $(STAMP)  ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,6 +72,6 @@ format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean:  ## remove .venv and caches; runs/ stays
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+clean:  ## remove the environments and caches; runs/ stays
+	rm -rf .venv .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

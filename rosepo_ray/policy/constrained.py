@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor
 
 from rosepo_ray import seeds
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.policy.model import Policy, causal_lm
+from rosepo_ray.policy.generation import write
+from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompt_cache import NOT_A_NUMBER
 from rosepo_ray.policy.title_trie import TitleTrie
 
@@ -54,45 +55,14 @@ def generate_items(
     One beam is greedy; more keep the prefixes of the highest summed log-probability, a title's score being its sum.
     Of several items with the written title it is the first by `seeds.tie_break(row id, item id)`.
     """
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    items = np.empty(len(prompts), np.int64)
-    model = causal_lm(policy.model).eval()
     end_id = policy.prompter.end_id
-    # A model's own defaults (a repetition penalty, say) would change what is written.
-    plain = GenerationConfig(
-        do_sample=False,
-        num_beams=beams,
-        length_penalty=0.0,
-        max_new_tokens=trie.longest,
-        eos_token_id=end_id,
-        pad_token_id=policy.pad_id,
-    )
-    with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            here = order[start : start + batch]
-            width = max(len(prompts[i]) for i in here)
-            ids = torch.full((len(here), width), policy.pad_id)
-            mask = torch.zeros((len(here), width), dtype=torch.long)
-            for row, index in enumerate(here):
-                ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
-                mask[row, width - len(prompts[index]) :] = 1
-            written = model.generate(
-                input_ids=ids.to(policy.device),
-                attention_mask=mask.to(policy.device),
-                generation_config=plain,
-                logits_processor=LogitsProcessorList([TitlesOnly(trie, width, end_id)]),
-            )[:, width:]
-            for index, row in zip(here, written.cpu().numpy(), strict=True):
-                items[index] = _item(trie, row, end_id, row_ids[index])
-    return items
+    written = write(policy, prompts, batch, trie.longest, beams, restrict=lambda width: TitlesOnly(trie, width, end_id))
+    return np.array([_item(trie, [*row, end_id], row_id) for row, row_id in zip(written, row_ids, strict=True)])
 
 
-def _item(trie: TitleTrie, written: np.ndarray, end_id: int, row_id: str) -> int:
-    size = int(np.argmax(written == end_id)) + 1
-    leaf = int(trie.walk(written[None, :size])[0])
+def _item(trie: TitleTrie, written: list[int], row_id: str) -> int:
+    leaf = int(trie.walk(np.array([written]))[0])
     if leaf < 0 or not trie.is_leaf_N[leaf]:
-        raise RosepoError(
-            f"row {row_id}: constrained generation wrote the tokens {written.tolist()}, which are no title"
-        )
+        raise RosepoError(f"row {row_id}: constrained generation wrote the tokens {written}, which are no title")
     items = trie.item_I[trie.item_start_N1[leaf] : trie.item_start_N1[leaf + 1]]
     return int(items[np.argmin(seeds.tie_break(row_id, (trie.item_ids[i] for i in items)))])

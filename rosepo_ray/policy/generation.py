@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompts import Request
@@ -14,13 +14,34 @@ from rosepo_ray.policy.prompts import Request
 def generate(policy: Policy, requests: Sequence[Request], batch: int, longest: int) -> list[str]:
     """One text per request: greedy decoding until the end token or `longest` tokens. Text cut off is returned as is."""
     prompter = policy.prompter
-    prompts = [prompter.prompt_ids(request) for request in requests]
+    written = write(policy, [prompter.prompt_ids(request) for request in requests], batch, longest)
+    return [prompter.written(tokens) for tokens in written]
+
+
+def write(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    batch: int,
+    longest: int,
+    beams: int = 1,
+    restrict: Callable[[int], LogitsProcessor] | None = None,
+) -> list[list[int]]:
+    """The tokens that follow each prompt, up to the end token (without it) or `longest` of them.
+
+    One beam is greedy; of more the one with the highest summed log-probability wins. `restrict(width)` makes what may
+    change the scores of the next token, where prompts are padded to `width` columns.
+    """
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    texts = [""] * len(prompts)
-    model = causal_lm(policy.model).eval()
+    found: list[list[int]] = [[] for _ in prompts]
+    model, end_id = causal_lm(policy.model).eval(), policy.prompter.end_id
     # A model's own defaults (a repetition penalty, say) would change what is measured.
     plain = GenerationConfig(
-        do_sample=False, max_new_tokens=longest, eos_token_id=prompter.end_id, pad_token_id=policy.pad_id
+        do_sample=False,
+        num_beams=beams,
+        max_new_tokens=longest,
+        eos_token_id=end_id,
+        pad_token_id=policy.pad_id,
+        **({"length_penalty": 0.0} if beams > 1 else {}),
     )
     with torch.inference_mode():
         for start in range(0, len(order), batch):
@@ -35,9 +56,9 @@ def generate(policy: Policy, requests: Sequence[Request], batch: int, longest: i
                 input_ids=ids.to(policy.device),
                 attention_mask=mask.to(policy.device),
                 generation_config=plain,
+                logits_processor=LogitsProcessorList([] if restrict is None else [restrict(width)]),
             )[:, width:].cpu()
             for row, index in enumerate(here):
                 tokens = written[row].tolist()
-                end = tokens.index(prompter.end_id) if prompter.end_id in tokens else len(tokens)
-                texts[index] = prompter.written(tokens[:end])
-    return texts
+                found[index] = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
+    return found

@@ -1,7 +1,8 @@
-"""Does the packed path give this model's own log-probabilities? Asked once, before a pre-trained model is trained.
+"""Does the packed path give this model's own log-probabilities? Asked once, before a model is trained.
 
-Packed rows call the decoder and the head directly, with a 4-D mask and explicit positions. A model whose forward pass
-does more (scales or caps its logits), or that ignores mask or positions, would be wrong without a word.
+Packed rows run the blocks of known families as written in `shared_prefix`, and call any other decoder with a 4-D mask
+and explicit positions. A model whose forward pass does more (scales or caps its logits), or that ignores mask or
+positions, would be wrong without a word.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.shared_prefix.layout import pack
 from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 
-TOLERANCE = 1e-2
+TOLERANCE = 1e-3
 """Absolute, per response; fp32 on both sides differs by about 1e-5."""
 
 

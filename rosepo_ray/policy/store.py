@@ -32,7 +32,9 @@ def build(
         return policy
     tokenizer = scratch.train_tokenizer(titles, popularity, settings.vocabulary, settings.across_words)
     model = scratch.build_model(settings, len(tokenizer), seed, tokenizer.eos_token_id, tokenizer.pad_token_id)
-    return Policy(model, tokenizer, settings, prompt)
+    policy = Policy(model, tokenizer, settings, prompt)
+    self_check.check(policy, titles)
+    return policy
 
 
 def save(policy: Policy, folder: Path) -> None:

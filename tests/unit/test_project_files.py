@@ -49,6 +49,12 @@ def test_the_quickstart_is_what_comes_without_a_recipe() -> None:
     assert config_sources.DEFAULT_RECIPE in config_sources.recipe_names()
 
 
+def test_the_makefile_installs_the_competitors_that_the_project_names() -> None:
+    line = re.search(r"^COMPETITORS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert line is not None
+    assert line.group(1).split() == project()["project"]["optional-dependencies"]["bench"]
+
+
 def test_the_lock_holds_plain_exact_pins_only() -> None:
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line), line
