@@ -89,7 +89,7 @@ RULES = (
         "with prompt.list_candidates: a prompt that names candidates cannot rank the whole catalogue; leave it out",
     ),
     Rule(
-        ("evaluation.beams", "evaluation.cache_mib"),
+        ("evaluation.beams",),
         ("evaluation.catalogue_examples",),
         lambda s: s.evaluation.catalogue_examples == 0,
         "with evaluation.catalogue_examples 0; raise that, or leave it out",

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from rosepo_ray import tables
 from rosepo_ray.config import PretrainedPolicy, Settings
 from rosepo_ray.errors import BadInput
-from rosepo_ray.policy import pretrained, scratch
+from rosepo_ray.policy import scratch
 from rosepo_ray.policy.prompts import Prompter
 from rosepo_ray.rejection.catalogue import title_key
 
@@ -40,6 +40,8 @@ def check(settings: Settings, data: str) -> None:
     titles = items["title"].to_pylist()
     policy = settings.policy
     if isinstance(policy, PretrainedPolicy):
+        from rosepo_ray.policy import pretrained
+
         tokenizer = pretrained.check(policy, settings.prompt.max_tokens)
         context = pretrained.context(pretrained.config_of(policy))
         place = f"tokens that {policy.model} takes"

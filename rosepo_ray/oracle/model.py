@@ -198,14 +198,20 @@ class SasrecScorer(_Scorer):
     def description(self) -> dict[str, Any]:
         return super().description() | {"shape": self.shape.as_dict()}
 
+    @cached_property
+    @torch.inference_mode()
+    def _means_H(self) -> list[Tensor]:
+        """Per fold the mean embedding of its known items, over the whole catalogue: once, and not in every call."""
+        return [
+            model.item_embedding.weight[1:][torch.from_numpy(counts > 0)].mean(0)
+            for model, counts in zip(self.models, self.popularity, strict=True)
+        ]
+
     @torch.inference_mode()
     def _raw(
         self, fold: int, pasts: list[list[int]], owner_S: np.ndarray, places_S: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         model, history = self.models[fold], self.shape.history
-        weight = model.item_embedding.weight
-        known_N = torch.from_numpy(self.popularity[fold] > 0)
-        vectors = torch.cat([weight[1:], weight[1:][known_N].mean(0, keepdim=True)])  # the last stands for place -1
         items_BT = torch.zeros(len(pasts), history, dtype=torch.int64)
         for row, past in enumerate(pasts):
             recent = past[-history:]
@@ -213,8 +219,9 @@ class SasrecScorer(_Scorer):
                 items_BT[row, -len(recent) :] = torch.tensor(recent) + 1
         told_B = items_BT[:, -1] > 0
         states_BH = model.states(items_BT)[:, -1] * told_B[:, None]
-        places = torch.from_numpy(np.where(places_S < 0, len(vectors) - 1, places_S))
-        scores_S = (states_BH[torch.from_numpy(owner_S)] * vectors[places]).sum(-1)
+        vectors_SH = model.item_embedding.weight[torch.from_numpy(places_S + 1)]
+        vectors_SH[torch.from_numpy(places_S < 0)] = self._means_H[fold]
+        scores_S = (states_BH[torch.from_numpy(owner_S)] * vectors_SH).sum(-1)
         return scores_S.numpy(), told_B.numpy()
 
 

@@ -63,10 +63,22 @@ class OracleDeployment:
 
 
 def start(folder_uri: str, app_name: str, replicas_min: int = 1, replicas_max: int = 1) -> str:
-    """Host the oracle of `folder_uri` as the Serve app `app_name`; return its version when it answers.
+    """:func:`begin` and :func:`await_running`; of an app that does not come up nothing stays behind."""
+    version = begin(folder_uri, app_name, replicas_min, replicas_max)
+    try:
+        await_running(app_name)
+    except RosepoError:
+        stop(app_name)
+        raise
+    return version
+
+
+def begin(folder_uri: str, app_name: str, replicas_min: int = 1, replicas_max: int = 1) -> str:
+    """Host the oracle of `folder_uri` as the Serve app `app_name`; return its version before the replicas are up, so
+    that they can load beside something else.
 
     An app of that name with the same version is left as it is. Raises Refused where it hosts another version, and
-    RosepoError where the folder holds no oracle or the replicas do not come up. Ray must be initialised.
+    RosepoError where the folder holds no oracle. Ray must be initialised.
     """
     version = store.version(folder_uri)
     hosted = _hosted_version(app_name)
@@ -84,21 +96,27 @@ def start(folder_uri: str, app_name: str, replicas_min: int = 1, replicas_max: i
     serve.run_many(
         [serve.RunTarget(application, name=app_name, route_prefix=None)], wait_for_applications_running=False
     )
+    return version
+
+
+def await_running(app_name: str) -> None:
+    """Wait, in any process of the cluster, until the app that was begun can answer. Raises RosepoError where its
+    replicas do not come up."""
     failure = _failure_to_run(app_name)
     if failure is not None:
-        serve.delete(app_name)
         raise RosepoError(
-            f"the oracle of '{folder_uri}' did not come up as the Serve app '{app_name}': {failure}. Every node must "
-            f"be able to read that folder, and the cluster must have {REPLICA_CPUS} free CPUs per replica"
+            f"the oracle did not come up as the Serve app '{app_name}': {failure}. Every node must be able to read the "
+            f"oracle's folder, and the cluster must have {REPLICA_CPUS} free CPUs per replica"
         )
-    return version
 
 
 def _failure_to_run(app_name: str) -> str | None:
     """Wait until the app runs (None); else why it does not. Serve itself would wait for ever where nothing fits."""
     limit = time.monotonic() + START_SECONDS
     while time.monotonic() < limit:
-        app = serve.status().applications[app_name]
+        app = serve.status().applications.get(app_name)
+        if app is None:
+            return "it was stopped"
         if app.status == ApplicationStatus.RUNNING:
             return None
         if app.status == ApplicationStatus.DEPLOY_FAILED:

@@ -10,6 +10,7 @@ import torch
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.shared_prefix.layout import PackedBatch, chain, pack
+from rosepo_ray.training.buckets import Shape
 from rosepo_ray.training.loop import MicroBatch
 
 
@@ -21,9 +22,14 @@ class Encoded:
     answers: list[list[int]]
 
     @property
-    def length(self) -> int:
-        """Tokens of the row at most: common beginnings of answers are counted each."""
-        return len(self.prompt) + sum(len(answer) - 1 for answer in self.answers)
+    def shape(self) -> Shape:
+        """Tokens of the prompt, and of the answers at most: common beginnings are counted each."""
+        return len(self.prompt), sum(len(answer) - 1 for answer in self.answers)
+
+    @property
+    def chained(self) -> Shape:
+        """The same where each answer follows the one before."""
+        return len(self.prompt) + sum(map(len, self.answers)) - 1, 0
 
 
 def encode(policy: Policy, request: Request) -> Encoded:

@@ -30,6 +30,8 @@ class Search:
         self._cached, self._trie, self._k, self._tokens = cached, trie, k, tokens
         self.given_up = np.zeros(batch, bool)
         """Rows that met the bound, whose finished titles may not be the best."""
+        self.out_of_memory = False
+        """Whether that bound was memory, so that fewer rows at once may do."""
         self.read = np.zeros(batch, np.int64)
         """Nodes read for each row."""
         self._row_U = np.arange(batch)
@@ -63,8 +65,10 @@ class Search:
             read = self._cached.slots - self._cached.width
             width = max(4, min(16, _FIRST_ROUND // size), read // _GROWTH)
             width = min(width, most, max(1, self._tokens // size))
-            slots = self._cached.slots + width
-            if read + width > most_nodes or slots * size * self._cached.bytes_per_slot > most_bytes:
+            # Buffers grow by half, so as much again may lie beside what is used.
+            needed = (self._cached.slots + width) * size * self._cached.bytes_per_slot * 3 // 2
+            self.out_of_memory = needed > most_bytes
+            if self.out_of_memory or read + width > most_nodes:
                 self.given_up[self._row_U[going]] = True
                 return
             self._round(width)

@@ -7,7 +7,7 @@ Both compute a prompt once and give the same ranking.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,11 @@ import torch
 from rosepo_ray import seeds
 from rosepo_ray.policy.best_first import Search
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompt_cache import CachedPrompts
+from rosepo_ray.policy.prompt_cache import CachedPrompts, bytes_per_slot
 from rosepo_ray.policy.title_trie import TitleTrie
+
+_ROOM = 128
+"""Slots that a search is given at the start beside the prompt; most need a few dozen."""
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,38 @@ def score_all(
     *,
     tokens: int = 2048,
     chunk: int = 128,
+    cache_mib: int = 1024,
     per_token: bool = False,
 ) -> np.ndarray:
     """log pi of every title [prompts, I], float32; with `per_token` its mean over the title's tokens and end token.
 
-    At most `tokens` are read at once: `chunk` nodes of the trie for each of `tokens / chunk` prompts.
+    At most `tokens` are read at once (one prompt, though, goes through as it is): `chunk` nodes of the trie for each of
+    the prompts whose keys and values `cache_mib` has room for.
     """
     scores = np.empty((len(prompts), trie.items), np.float32)
     chunk = min(chunk, tokens)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    batch = max(1, tokens // (chunk + trie.longest))
+    most = max(1, tokens // (chunk + trie.longest))
     with torch.inference_mode():
-        for start in range(0, len(order), batch):
-            here = order[start : start + batch]
+        for here in _together(policy, prompts, most, tokens, chunk + trie.longest, cache_mib):
             scores[here] = _score(CachedPrompts(policy, [prompts[i] for i in here]), trie, chunk)
     return scores / trie.depth_N[trie.leaf_I].astype(np.float32) if per_token else scores
+
+
+def _together(
+    policy: Policy, prompts: Sequence[Sequence[int]], most: int, tokens: int, room: int, cache_mib: int
+) -> Iterator[list[int]]:
+    """Indices of prompts of similar length that are read together, shortest first: at most `most`, with at most
+    `tokens` tokens, and with room for `room` more slots each in the cache; a single prompt always."""
+    slots = (cache_mib << 20) // bytes_per_slot(policy)
+    group: list[int] = []
+    for index in sorted(range(len(prompts)), key=lambda number: len(prompts[number])):
+        size, length = len(group) + 1, len(prompts[index])
+        if group and (size > most or size * length > tokens or size * (length + room) > slots):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 def _score(cached: CachedPrompts, trie: TitleTrie, chunk: int) -> np.ndarray:
@@ -100,24 +120,29 @@ def top_k(
 ) -> list[Found]:
     """The k best items of each prompt: the ranking of `score_all`, cut.
 
-    `batch` prompts are searched together, `tokens` read at once at most. A prompt is scored in full when its batch
-    would hold more than `most_nodes` nodes a prompt, or keys and values of over `cache_mib` (the buffers have up to
-    half as much again, to grow). Equal scores are ordered by `seeds.tie_break(row id, item id)`. A prefix bounds sums,
-    not means: with `per_token` all titles are scored.
+    `batch` prompts are searched together at most, `tokens` read at once. Where keys and values would take more than
+    `cache_mib`, the prompts that are not done begin again in smaller batches. A prompt that still finds no room alone,
+    or would read more than `most_nodes` nodes, is scored in full. Equal scores are ordered by `seeds.tie_break(row id,
+    item id)`. A prefix bounds sums, not means: with `per_token` all titles are scored.
     """
     found: dict[int, Found] = {}
     rest: dict[int, int] = {}
-    everything = per_token or k >= trie.items
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    for start in range(0, len(order), batch):
-        here = order[start : start + batch]
-        if everything:
-            rest |= dict.fromkeys(here, 0)
-            continue
+    if per_token or k >= trie.items:
+        rest = dict.fromkeys(range(len(prompts)), 0)
+        waiting = []
+    else:
+        waiting = list(_together(policy, prompts, batch, tokens, _ROOM, cache_mib))[::-1]
+    while waiting:
+        here = waiting.pop()
         with torch.inference_mode():
             search = Search(CachedPrompts(policy, [prompts[i] for i in here]), trie, k, tokens)
             search.run(most_nodes, cache_mib << 20)
+        if search.out_of_memory and len(here) > 1:
+            again = [index for row, index in enumerate(here) if search.given_up[row]]
+            waiting += [part for part in (again[len(again) // 2 :], again[: len(again) // 2]) if part]
         for row, index in enumerate(here):
+            if search.given_up[row] and search.out_of_memory and len(here) > 1:
+                continue
             leaf, score = search.finished(row)
             count = trie.item_start_N1[leaf + 1] - trie.item_start_N1[leaf]
             # A probability of 0 opens nothing, so that there may be too few.
@@ -129,7 +154,8 @@ def top_k(
             found[index] = Found(*best, int(search.read[row]), False)
     for start in range(0, len(rest), batch):
         here = list(rest)[start : start + batch]
-        scores = score_all(policy, trie, [prompts[i] for i in here], per_token=per_token)
+        some = [prompts[i] for i in here]
+        scores = score_all(policy, trie, some, tokens=tokens, cache_mib=cache_mib, per_token=per_token)
         for index, row in zip(here, scores, strict=True):
             best = cut(trie, np.arange(trie.items), row, k, row_ids[index])
             found[index] = Found(*best, rest[index] + len(trie.read_R), True)

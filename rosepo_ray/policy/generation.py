@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompts import Request
@@ -34,7 +35,6 @@ def write(
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found: list[list[int]] = [[] for _ in prompts]
     model, end_id = causal_lm(policy.model).eval(), policy.prompter.end_id
-    # A model's own defaults (a repetition penalty, say) would change what is measured.
     plain = GenerationConfig(
         do_sample=False,
         num_beams=beams,
@@ -43,7 +43,7 @@ def write(
         pad_token_id=policy.pad_id,
         **({"length_penalty": 0.0} if beams > 1 else {}),
     )
-    with torch.inference_mode():
+    with torch.inference_mode(), _without_defaults(model):
         for start in range(0, len(order), batch):
             here = order[start : start + batch]
             width = max(len(prompts[i]) for i in here)
@@ -62,3 +62,14 @@ def write(
                 tokens = written[row].tolist()
                 found[index] = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
     return found
+
+
+@contextmanager
+def _without_defaults(model: PreTrainedModel) -> Iterator[None]:
+    """transformers fills whatever a call leaves open from the model's own generation config: a repetition penalty that
+    came with it would change what is measured."""
+    held, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = held

@@ -9,14 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedConfig,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from rosepo_ray.config import LoraSettings, PretrainedPolicy
 from rosepo_ray.errors import BadInput
@@ -210,6 +203,8 @@ def _converted(gguf: Path) -> Path:
     folder = gguf.parent / (gguf.stem + "-safetensors")
     if (folder / "tokenizer_config.json").is_file():
         return folder
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     values = {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "architectures")}

@@ -12,13 +12,20 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy.model import Policy, causal_lm
+from rosepo_ray.policy.shared_prefix.module import logits_at_once
 
 NOT_A_NUMBER = (
     "the policy gives log-probabilities that are not a number: its weights are broken, or its training diverged; train "
     "it again, or take an earlier checkpoint"
 )
-_LOGITS_AT_ONCE = {False: 1 << 26, True: 1 << 20}
-"""float32 numbers: bounds memory; on a CPU a few MiB, which stay in its caches while they are summed."""
+
+
+def bytes_per_slot(policy: Policy) -> int:
+    """Keys and values of one token in all layers."""
+    config = causal_lm(policy.model).config
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return int(2 * config.num_hidden_layers * heads * size * torch.finfo(config.dtype or torch.float32).bits // 8)
 
 
 class CachedPrompts:
@@ -28,7 +35,7 @@ class CachedPrompts:
         inner = causal_lm(policy.model).eval()
         self._decoder = getattr(inner, inner.base_model_prefix)
         self._head: Any = inner.get_output_embeddings()
-        self.device = policy.device
+        self.device, self.bytes_per_slot = policy.device, bytes_per_slot(policy)
         self.length_B = np.array([len(prompt) for prompt in prompts])
         self.width = int(self.length_B.max())
         """P."""
@@ -51,12 +58,6 @@ class CachedPrompts:
     def slots(self) -> int:
         """Keys in the cache: P and the tokens read since."""
         return self._cache.get_seq_length()
-
-    @property
-    def bytes_per_slot(self) -> int:
-        """Of one prompt in all layers."""
-        layers = [layer for layer in self._cache.layers if isinstance(layer, _Slots)]
-        return sum(2 * layer.keys[0, :, 0].nbytes for layer in layers)
 
     def read(self, tokens_BW: np.ndarray, positions_BW: np.ndarray, mask_B1WS: Tensor) -> Tensor:
         """Hidden states [B, W, H] of W tokens after each prompt; the mask covers all slots, the W new ones too."""
@@ -83,7 +84,7 @@ class CachedPrompts:
     def logps(self, hidden_NH: Tensor, owner_E: np.ndarray, token_E: np.ndarray) -> np.ndarray:
         """log p(token | hidden[owner]) [E], float32, never above 0; the owners rise."""
         found = np.empty(len(owner_E), np.float32)
-        at_once = max(64, _LOGITS_AT_ONCE[self.device.type == "cpu"] // self._head.weight.shape[0])
+        at_once = max(64, logits_at_once(self.device) // self._head.weight.shape[0])
         for start in range(0, len(hidden_NH), at_once):
             logits_NV = self._head(hidden_NH[start : start + at_once]).float()
             here = slice(*np.searchsorted(owner_E, [start, start + at_once]))

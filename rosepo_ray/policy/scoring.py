@@ -12,6 +12,7 @@ from rosepo_ray.policy.batches import Encoded
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.shared_prefix.module import PackedPolicy
+from rosepo_ray.training.buckets import Shape
 
 
 def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) -> list[np.ndarray]:
@@ -23,11 +24,11 @@ def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) 
     """
     rows = [batches.encode(policy, request) for request in requests]
     pieces = [(number, piece) for number, row in enumerate(rows) for piece in _pieces(row, tokens)]
-    lengths = [_length(rows[number].prompt, rows[number].answers[piece]) for number, piece in pieces]
+    shapes = [Encoded(rows[number].prompt, rows[number].answers[piece]).shape for number, piece in pieces]
     scores = [np.empty(len(row.answers), np.float32) for row in rows]
     module = PackedPolicy(policy.model).eval()
     with torch.inference_mode():
-        for group in _groups(lengths, batch, tokens):
+        for group in _groups(shapes, batch, tokens):
             here = [pieces[index] for index in group]
             part = [Encoded(rows[number].prompt, rows[number].answers[piece]) for number, piece in here]
             logps = module(batches.packed(policy, part).to(policy.device)).cpu().numpy()
@@ -35,10 +36,6 @@ def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) 
             for (number, piece), found in zip(here, np.split(logps, ends[:-1]), strict=True):
                 scores[number][piece] = found
     return scores
-
-
-def _length(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> int:
-    return len(prompt) + sum(len(answer) - 1 for answer in answers)
 
 
 def _pieces(row: Encoded, tokens: int) -> Iterator[slice]:
@@ -53,13 +50,16 @@ def _pieces(row: Encoded, tokens: int) -> Iterator[slice]:
         yield slice(start, len(row.answers))
 
 
-def _groups(lengths: Sequence[int], batch: int, tokens: int) -> Iterator[list[int]]:
-    """Indices of rows that go through together, shortest first."""
+def _groups(shapes: Sequence[Shape], batch: int, tokens: int) -> Iterator[list[int]]:
+    """Indices of rows that go through together, shortest first. Prompts and answers are padded apart."""
     group: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda number: lengths[number]):
-        if group and (len(group) == batch or (len(group) + 1) * lengths[index] > tokens):
+    widest = (0, 0)
+    for index in sorted(range(len(shapes)), key=lambda number: sum(shapes[number])):
+        wider = max(widest[0], shapes[index][0]), max(widest[1], shapes[index][1])
+        if group and (len(group) == batch or (len(group) + 1) * sum(wider) > tokens):
             yield group
-            group = []
+            group, wider = [], shapes[index]
         group.append(index)
+        widest = wider
     if group:
         yield group

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from rosepo_ray.config import ScratchPolicy
 from rosepo_ray.seeds import derive
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 END, PAD = "<|end|>", "<|pad|>"
 
@@ -40,6 +44,9 @@ def _repeated(titles: Sequence[str], weights: Sequence[int]) -> Iterator[str]:
 
 def build_model(settings: ScratchPolicy, tokens: int, seed: int, end_id: int, pad_id: int) -> LlamaForCausalLM:
     """Freshly initialised weights, fixed by `seed`."""
+    # Seconds of imports, which whoever only needs the tokenizer is spared.
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         vocab_size=tokens,
         hidden_size=settings.hidden,

@@ -17,7 +17,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from rosepo_ray.errors import BadInput
 from rosepo_ray.evaluation.ranking import rank
 from rosepo_ray.policy import store
 from rosepo_ray.policy.catalogue_search import top_k
@@ -46,10 +45,13 @@ class Recommender(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         asks = requests.read(model_input.to_dict("records"), self.titles, self.history)
+        top = requests.read_top(params, len(self.item_ids))
+        if self.policy.prompt.list_candidates:
+            requests.refuse_without_candidates(asks)
         listed = [ask for ask in asks if ask.candidates is not None]
         open_asks = [ask for ask in asks if ask.candidates is None]
         answers = iter(self._rank(listed))
-        found = iter(self._search(open_asks, requests.read_top(params, len(self.item_ids))))
+        found = iter(self._search(open_asks, top))
         rows = [next(found if ask.candidates is None else answers) for ask in asks]
         return pd.DataFrame(rows, columns=["ranked", "scores"], index=model_input.index)
 
@@ -65,13 +67,17 @@ class Recommender(PythonModel):
 
     def _search(self, asks: list[requests.Ask], top: int) -> list[tuple[list[str], list[float]]]:
         """The best of the whole catalogue for each ask."""
-        if asks and self.policy.prompt.list_candidates:
-            raise BadInput(
-                "this policy was trained with the candidates listed in its prompt; give the column candidates"
-            )
         ids = self.policy.prompter.prompt_ids
         prompts = [ids(Request([self.titles[item] for item in ask.history])) for ask in asks]
-        found = top_k(self.policy, self.trie, prompts, top, [ask.row_id for ask in asks], cache_mib=self.cache_mib)
+        found = top_k(
+            self.policy,
+            self.trie,
+            prompts,
+            top,
+            [ask.row_id for ask in asks],
+            tokens=self.tokens,
+            cache_mib=self.cache_mib,
+        )
         return [([self.item_ids[item] for item in best.items], best.scores.tolist()) for best in found]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,16 @@ def _read_row(number: int, row: dict[str, Any], known: Collection[str], keep: in
         raise BadInput(f"row {number} names a candidate twice; give each candidate once")
     given = row.get("example_id")
     return Ask(given if isinstance(given, str) else "\x1f".join(history), history[-keep:], candidates)
+
+
+def refuse_without_candidates(asks: Sequence[Ask]) -> None:
+    """For a policy that was trained with the candidates in its prompt: every row must name some."""
+    without = [number for number, ask in enumerate(asks) if ask.candidates is None]
+    if without:
+        raise BadInput(
+            f"{len(without)} of {len(asks)} rows, row {without[0]} first, name no candidates, which this policy was "
+            "trained to see in its prompt; give the column candidates"
+        )
 
 
 def read_top(params: dict[str, Any] | None, catalogue: int) -> int:

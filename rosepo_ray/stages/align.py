@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 import torch
@@ -18,6 +18,10 @@ from rosepo_ray.errors import Refused, RosepoError
 from rosepo_ray.losses import OBJECTIVES, margins
 from rosepo_ray.stages import answers, fitting, pair_stream
 from rosepo_ray.training.loop import MicroBatch
+
+if TYPE_CHECKING:
+    from rosepo_ray.policy.prompts import Request
+    from rosepo_ray.policy.shared_prefix.layout import PackedBatch
 
 _REFERENCE_TOLERANCE = {"fp32 per row": 1e-3, "bf16 per token": 0.02}
 
@@ -38,7 +42,7 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
         oracle = storage.join(inputs["calibrate"], "oracle")
         replicas = settings.cluster.oracle_replicas_min, settings.cluster.oracle_replicas_max
         try:
-            service.start(oracle, app, *replicas)
+            service.begin(oracle, app, *replicas)  # it loads beside the training workers, which await it
             fitting.run("align", settings, settings.align, steps, __name__, arguments, out)
         finally:
             service.stop(app)
@@ -83,6 +87,10 @@ class AlignProgram:
             self.policy = store.load(folder, trainable=True)
         self.module = PackedPolicy(self.policy.model)
         self.ids = _training_ids(pairs)
+        if app is not None:
+            from rosepo_ray.oracle import service
+
+            service.await_running(app)
 
     def batches(self, start: int) -> Iterator[list[MicroBatch]]:
         from rosepo_ray.training.order import steps
@@ -113,9 +121,7 @@ class AlignProgram:
                 mine = [self.ids[index] for p in plan for e, index in p.rows if e == epoch]
                 stream, under_way = pair_stream.rows(self.settings, self.pairs, mine, self.out, self.app), epoch
                 rows += [next(stream) for e, _ in part.rows if e == epoch]
-            size = align.micro_batch
-            cuts = [rows[i : i + size] for i in range(0, len(rows), size)]
-            yield [self._micro(cut, part.real, part.step == 0) for cut in cuts]
+            yield self._micros(rows, part.real, part.step == 0)
 
     def _epochs_beginning(self, step: int, start: int) -> list[int]:
         """Epochs whose first row lies in this global step (or before it, at the start): all ranks agree on them."""
@@ -124,19 +130,29 @@ class AlignProgram:
         begun = {row // rows for row in range(first, end)}
         return sorted(e for e in begun if step == start or e * rows >= first)
 
-    def _micro(self, rows: list[dict[str, Any]], real: bool, fresh: bool) -> PairBatch:
+    def _micros(self, rows: list[dict[str, Any]], real: bool, fresh: bool) -> list[MicroBatch]:
         from rosepo_ray.policy import batches
+        from rosepo_ray.training.buckets import buckets
+
+        encoded = [batches.encode(self.policy, self._request(row)) for row in rows]
+        groups = buckets([row.shape for row in encoded], self.settings.align.micro_batch, self.world.device.type)
+        return [
+            self._micro([rows[i] for i in group], batches.packed(self.policy, [encoded[i] for i in group]), real, fresh)
+            for group in groups
+        ]
+
+    def _request(self, row: dict[str, Any]) -> Request:
         from rosepo_ray.policy.prompts import Request
 
-        requests = [
-            Request(
-                [self.title_of[item] for item in row["history"]],
-                [self.title_of[row["chosen"]], *row["rejected_text"]],
-                [self.title_of[item] for item in row["candidates"]],
-            )
-            for row in rows
-        ]
-        packed = batches.packed(self.policy, requests)
+        return Request(
+            [self.title_of[item] for item in row["history"]],
+            [self.title_of[row["chosen"]], *row["rejected_text"]],
+            [self.title_of[item] for item in row["candidates"]],
+        )
+
+    def _micro(self, rows: list[dict[str, Any]], packed: PackedBatch, real: bool, fresh: bool) -> PairBatch:
+        from rosepo_ray.policy import batches
+
         tokens_R = batches.response_tokens(packed)
         return PairBatch(
             packed,

@@ -88,7 +88,7 @@ def _policies(
 
     def read(unit: units.Unit) -> pa.Table:
         rows = choice.rows(parts[unit.part])[unit.start : unit.stop]
-        return rows.append_column("ranked", pa.array(ranked.mask(rows)))
+        return rows.append_column("rank_all", pa.array(ranked.mask(rows)))
 
     arguments = (settings, data, policies)
     rows = units.complete(
@@ -151,7 +151,7 @@ class Evaluator:
             texts = generate(self.policy, requests, chosen.batch, self.trie.longest)
             for answer, text in zip(out, texts, strict=True):
                 answer |= {"generated": text, "outcome": self.titles.outcome(text)[0]}
-        ranked = [number for number, row in enumerate(rows) if row["ranked"]]
+        ranked = [number for number, row in enumerate(rows) if row["rank_all"]]
         if ranked:
             found = self._rank_catalogue([rows[n]["example_id"] for n in ranked], [requests[n] for n in ranked])
             for number, answer in zip(ranked, found, strict=True):
@@ -165,7 +165,7 @@ class Evaluator:
 
         chosen = self.settings.evaluation
         prompts = [self.policy.prompter.prompt_ids(request) for request in requests]
-        best = top_k(self.policy, self.trie, prompts, TOP, row_ids, cache_mib=chosen.cache_mib)
+        best = top_k(self.policy, self.trie, prompts, TOP, row_ids, tokens=chosen.tokens, cache_mib=chosen.cache_mib)
         out: list[dict[str, Any]] = [
             {"top": [self.item_ids[item] for item in found.items], "top_scores": found.scores.tolist()}
             for found in best

@@ -89,10 +89,12 @@ class SftProgram:
         if self.settings.sft.dense:
             make, names = batches.dense, [self.windows.row_id(*row) for row in rows]
             encoded = [batches.encode_window(self.policy, self._window(*row)) for row in rows]
+            shapes = [row.chained for row in encoded]
         else:
             make, names = batches.targets, [self.example_ids[index] for _, index in rows]
             encoded = [batches.encode(self.policy, request) for request in self._requests(rows)]
-        groups = buckets([row.length for row in encoded], self.fit.micro_batch)
+            shapes = [row.shape for row in encoded]
+        groups = buckets(shapes, self.fit.micro_batch, self.world.device.type)
         return [make(self.policy, [encoded[i] for i in group], [names[i] for i in group], real) for group in groups]
 
     def _window(self, epoch: int, index: int) -> list[str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,28 +69,42 @@ def fit(
     gets global means on every rank; `on_checkpoint(state)` is called each `settings.checkpoint_every` steps, and before
     an early end: once `should_stop()` holds on some rank, all ranks end before the next step.
 
-    Raises RosepoError naming the rows when a loss or gradient is not finite; nothing is stepped then.
+    Raises RosepoError naming the rows when a loss or gradient is not finite; nothing is stepped then. What `batches`
+    raises comes out at the step that it was for.
     """
     model = world.wrap(state.module)
     state.module.train()
     supply: Iterator[list[MicroBatch]] = iter(batches)
-    while state.step < total_steps:
-        began = time.perf_counter()
-        micros = next(supply)
-        waited = time.perf_counter() - began
-        sums = world.sum({"count": float(sum(micro.count for micro in micros)), "stop": float(should_stop())})
-        if sums["stop"]:
-            on_checkpoint(state)
-            return
-        metrics = _step(model, state, micros, sums["count"], loss, settings, total_steps, world)
-        state.step += 1
-        elapsed = time.perf_counter() - began
-        metrics["wait_share"] = waited / elapsed
-        metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
-        metrics["step_seconds"] = elapsed
-        on_step(state.step, metrics)
-        if state.step % settings.checkpoint_every == 0 and state.step < total_steps:
-            on_checkpoint(state)
+    with ThreadPoolExecutor(1) as beside:
+        prepared = _prepare(supply, beside, world)
+        while state.step < total_steps:
+            began = time.perf_counter()
+            micros = prepared()
+            waited = time.perf_counter() - began
+            sums = world.sum({"count": float(sum(micro.count for micro in micros)), "stop": float(should_stop())})
+            if sums["stop"]:
+                on_checkpoint(state)
+                return
+            if state.step + 1 < total_steps:
+                prepared = _prepare(supply, beside, world)
+            metrics = _step(model, state, micros, sums["count"], loss, settings, total_steps, world)
+            state.step += 1
+            elapsed = time.perf_counter() - began
+            metrics["wait_share"] = waited / elapsed
+            metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
+            metrics["step_seconds"] = elapsed
+            on_step(state.step, metrics)
+            if state.step % settings.checkpoint_every == 0 and state.step < total_steps:
+                on_checkpoint(state)
+
+
+def _prepare(
+    supply: Iterator[list[MicroBatch]], beside: ThreadPoolExecutor, world: World
+) -> Callable[[], list[MicroBatch]]:
+    """What gives the next micro-batches: made in the thread `beside` while the step before computes, but with other
+    ranks only when asked for, since `supply` may exchange with them and so may the step, in an order that must agree.
+    """
+    return beside.submit(next, supply).result if world.size == 1 else partial(next, supply)
 
 
 def _step(

@@ -1,5 +1,6 @@
 """The oracle behind a real Ray Serve: equal to direct scoring, bounded, and alive after its replica is killed."""
 
+import itertools
 import os
 import signal
 import threading
@@ -166,23 +167,32 @@ def test_a_service_that_does_not_fit_fails_instead_of_hanging(ray_cluster, folde
 
 def test_a_replica_killed_with_calls_in_flight_is_survived(app):
     asked = question(4000, seed=2)
-    outcomes = {}
+    outcomes, ended_before = {}, []
+    doomed = OracleClient(app).health()["pid"]
+    answered = itertools.count(1)
+
+    class Killing(OracleClient):
+        """Kills the replica after 20 answers of 500, so that the kill lands among calls however fast they are."""
+
+        def _ask(self, request):
+            answer = super()._ask(request)
+            if self.attempts == 1 and next(answered) == 20:
+                ended_before.extend(outcomes)
+                os.kill(doomed, signal.SIGKILL)
+            return answer
 
     def ask(attempts):
         try:
-            outcomes[attempts] = OracleClient(app, batch=8, attempts=attempts).judge(*asked)
+            outcomes[attempts] = Killing(app, batch=8, attempts=attempts).judge(*asked)
         except RosepoError as error:
             outcomes[attempts] = error
 
-    doomed = OracleClient(app).health()["pid"]
     callers = [threading.Thread(target=ask, args=(attempts,)) for attempts in (1, 8)]
     for caller in callers:
         caller.start()
-    time.sleep(0.4)
-    assert not outcomes, "the calls ended before the replica was killed: nothing was tested"
-    os.kill(doomed, signal.SIGKILL)
     for caller in callers:
         caller.join(timeout=180)
+    assert not ended_before, "a caller ended before the replica was killed: nothing was tested"
     # The caller without a second attempt shows that calls were in flight; it says so and invents no answer.
     assert isinstance(outcomes[1], RosepoError)
     assert "in 1 attempts; the last failure was" in str(outcomes[1])

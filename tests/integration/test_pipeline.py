@@ -61,7 +61,7 @@ def test_pairs_hold_the_policys_own_mistake_and_its_log_probabilities(finished: 
     assert sum(row["split"] == "train" for row in pairs) == 64
     for row in pairs[:40]:
         history = [title_of[item] for item in row["history"]]
-        logp = {c: float(score(policy, [Request(history, [title_of[c]])], 1)[0][0]) for c in row["candidates"]}
+        logp = {c: float(score(policy, [Request(history, [title_of[c]])], 1, 4096)[0][0]) for c in row["candidates"]}
         assert row["ref_chosen_logp"] == pytest.approx(logp[row["chosen"]], abs=1e-3)
         wrong = sorted((c for c in row["candidates"] if c != row["chosen"]), key=lambda c: -logp[c])
         assert [logp[c] for c in row["rejected"]] == pytest.approx([logp[c] for c in wrong[:2]], abs=1e-3)

@@ -79,7 +79,7 @@ def test_the_reference_is_the_sft_adapter_and_not_the_bare_base(settings: Settin
         history, listed = [title_of[i] for i in row["history"]], [title_of[i] for i in row["candidates"]]
 
         def logp(model: Policy, item: str, history: list[str] = history, listed: list[str] = listed) -> float:
-            return float(score(model, [Request(history, [title_of[item]], listed)], 1)[0][0])
+            return float(score(model, [Request(history, [title_of[item]], listed)], 1, 4096)[0][0])
 
         assert row["ref_chosen_logp"] == pytest.approx(logp(policy, row["chosen"]), abs=1e-3)
         assert row["ref_rejected_logps"] == pytest.approx([logp(policy, i) for i in row["rejected"]], abs=1e-3)

@@ -200,7 +200,7 @@ def test_a_peaked_model_lets_the_search_touch_little_of_a_catalogue(trained: Pol
     with Tokens(trained) as everything:
         score_all(trained, trie, prompts)
     with Tokens(trained) as few:
-        found = top_k(trained, trie, prompts, 3, list("abcd"), tokens=8)
+        found = top_k(trained, trie, prompts, 3, list("abcd"), tokens=4 * max(map(len, prompts)))
     assert max(one.nodes for one in found) < len(trie.read_R) / 8
     prompt_tokens = len(prompts) * max(map(len, prompts))
     assert everything.read >= 4 * len(trie.read_R) + prompt_tokens
@@ -229,6 +229,29 @@ def test_at_the_bound_all_titles_are_scored(llama: Policy, bound: dict[str, int]
     found = assert_exact(llama, trie, prompts, 5, **bound)
     assert all(one.scored_all and one.nodes >= len(trie.read_R) for one in found)
     assert scored == [len(prompts)]
+
+
+def test_the_cache_stays_within_its_bound_and_smaller_batches_search_on(llama: Policy, monkeypatch: pytest.MonkeyPatch):
+    from rosepo_ray.policy.prompt_cache import CachedPrompts, bytes_per_slot
+
+    held: list[int] = []
+    real = CachedPrompts.read
+
+    def noted(cached: CachedPrompts, *given: Any) -> Any:
+        answer = real(cached, *given)
+        held.append(len(cached.length_B) * cached.slots * cached.bytes_per_slot)
+        return answer
+
+    monkeypatch.setattr(CachedPrompts, "read", noted)
+    with torch.inference_mode():
+        cached = CachedPrompts(llama, [[5, 6, 7]])
+    assert bytes_per_slot(llama) == sum(2 * layer.keys[0, :, 0].nbytes for layer in cached._cache.layers)
+    generator = np.random.default_rng(5)
+    prompts = [generator.integers(3, 299, 60 + n).tolist() for n in range(30)]
+    titles = [f"{first} {second} {number}" for first in "ABCDEFGH" for second in "FGHIJ" for number in range(20)]
+    found = assert_exact(llama, catalogue(llama, titles), prompts, 10, cache_mib=1, tokens=10_000, most_nodes=10**6)
+    assert max(held) <= 1 << 20
+    assert not all(one.scored_all for one in found)
 
 
 def test_only_the_prompts_at_the_bound_fall_back(llama: Policy, scored: list[int]):

@@ -152,6 +152,10 @@ def test_a_pass_takes_no_more_tokens_than_told_and_scores_stay_the_same(
         assert max(rows * length for rows, length in passes) <= tokens
         assert max(rows for rows, _ in passes) <= 3
     assert len(whole[-1]) == 0
+    # Prompts and answers are padded apart: a long prompt and many answers do not share a pass.
+    passes.clear()
+    score(policy, [Request(TITLES * 4, TITLES[:1]), Request(TITLES[:1], TITLES * 4)], 3, 200)
+    assert max(rows * length for rows, length in passes) <= 200
     # A response that does not fit beside its prompt is scored all the same, alone in its row.
     for a, b in zip(score(policy, requests, 3, 1), whole, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4)

@@ -99,6 +99,28 @@ def test_generation_is_greedy(policy: Policy):
         assert text == policy.prompter.written([token for token in written if token != policy.prompter.end_id])
 
 
+def test_a_models_own_generation_settings_change_nothing(policy: Policy):
+    """Chat models come with a repetition penalty; transformers would fill it in."""
+    from transformers import GenerationConfig
+
+    from rosepo_ray.policy.constrained import generate_items
+    from rosepo_ray.policy.model import causal_lm
+    from rosepo_ray.policy.title_trie import TitleTrie
+
+    model, trie = causal_lm(policy.model), TitleTrie.build(policy.prompter, TITLES, TITLES)
+    requests = [Request(TITLES[:n], (), TITLES[:4]) for n in (1, 4)]
+    prompts = [policy.prompter.prompt_ids(request) for request in requests]
+    held, found = model.generation_config, []
+    theirs = GenerationConfig(repetition_penalty=9.0, no_repeat_ngram_size=1, suppress_tokens=list(range(5, 200)))
+    for config in (held, theirs):
+        model.generation_config = config
+        items = [generate_items(policy, trie, prompts, ["a", "b"], 2, beams).tolist() for beams in (1, 3)]
+        found.append((generate(policy, requests, 2, trie.longest), items))
+        assert model.generation_config is config
+    model.generation_config = held
+    assert found[0] == found[1]
+
+
 def test_a_saved_policy_is_the_same_and_can_be_trained_on(policy: Policy, tmp_path: Path):
     store.save(policy, tmp_path)
     request = Request(TITLES[:3], TITLES[3:], TITLES[3:])

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ from rosepo_ray.config import PromptSettings, Settings
 from rosepo_ray.config_sources import build
 from rosepo_ray.errors import BadInput
 from rosepo_ray.job import main
-from rosepo_ray.policy import scratch, usable
+from rosepo_ray.policy import pretrained, scratch, usable
 from rosepo_ray.policy.prompts import Prompter
 from rosepo_ray.stages import cluster
 from tests import tiny_models
@@ -273,6 +274,17 @@ def test_any_title_can_be_written_by_a_scratch_policy(title: str):
     title_checks.check_titles(prompter, [title], True)
 
 
+def test_the_titles_of_a_scratch_policy_are_checked_without_the_code_of_any_model(tmp_path: Path):
+    """That code takes seconds to import, which the driver has no use for."""
+    write_data(tmp_path, TITLES, LISTS)
+    code = (
+        "import sys; from rosepo_ray import title_checks; from rosepo_ray.config_sources import build; "
+        "title_checks.check(build({'policy': {'type': 'scratch', 'vocabulary': 300}}), sys.argv[1]); "
+        "sys.exit(bool({'transformers.modeling_utils', 'transformers.models.llama'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
 _SCRATCH = scratch.train_tokenizer(TITLES, [1] * len(TITLES), 300, True)
 
 
@@ -354,7 +366,7 @@ def test_a_history_item_longer_than_the_prompt(tmp_path: Path):
 def test_a_candidate_list_longer_than_the_prompt(base: Path, tmp_path: Path):
     titles = [*TITLES, "Zxqvk Jwpgh 0123456789", "Wqzxy Kkjvh 9876543210"]
     data = write_data(tmp_path, titles, [*LISTS, [9, 8, 9], [8, 9, 1]])
-    prompter = Prompter(title_checks.pretrained.check(using(base).policy, 100), using(base).prompt)
+    prompter = Prompter(pretrained.check(using(base).policy, 100), using(base).prompt)
     prompt = PromptSettings(template="instruction", list_candidates=True)
     whole = Prompter(prompter.tokenizer, prompt).whole_prompt_ids([titles[9]], [titles[8], titles[9]])
 
@@ -374,7 +386,7 @@ def test_the_context_of_a_pretrained_model_bounds_prompt_and_title(copy: Path, t
     edit(copy, max_position_embeddings=460)
     data = write_data(tmp_path / "data", TITLES, LISTS)
     longest = max(len(ids) + 1 for ids in Prompter(
-        title_checks.pretrained.check(using(copy).policy, 448), PromptSettings()).all_text_ids(TITLES))  # fmt: skip
+        pretrained.check(using(copy).policy, 448), PromptSettings()).all_text_ids(TITLES))  # fmt: skip
     settings = using(copy)
     fits = settings.model_copy(update={"prompt": settings.prompt.model_copy(update={"max_tokens": 460 - longest})})
     title_checks.check(fits, data)

@@ -216,6 +216,13 @@ def test_without_candidates_the_whole_catalogue_is_asked_for(row: dict[str, obje
     assert requests.read([{"history": ["a"]} | row], KNOWN, 10)[0].candidates is None
 
 
+def test_a_policy_that_lists_candidates_needs_them_in_every_row() -> None:
+    asks = requests.read([{"history": ["a"], "candidates": ["b"]}, {"history": ["a"]}], KNOWN, 10)
+    requests.refuse_without_candidates(asks[:1])
+    with pytest.raises(BadInput, match="1 of 2 rows, row 1 first, name no candidates"):
+        requests.refuse_without_candidates(asks)
+
+
 @pytest.mark.parametrize(("params", "top"), [(None, 10), ({}, 10), ({"top": 3}, 3), ({"top": 1000}, 50)])
 def test_the_number_of_items_asked_for(params: dict[str, object] | None, top: int) -> None:
     assert requests.read_top(params, catalogue=50) == top

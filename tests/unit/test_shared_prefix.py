@@ -206,5 +206,5 @@ def test_long_vocabularies_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch)
     batch = pack([[4, 5, 6], [7, 8]], [[[9, 2, 1], [9, 1]], [[3, 4, 1]]], 0)
     with torch.inference_mode():
         whole = PackedPolicy(built)(batch)
-        monkeypatch.setitem(module._LOGITS_AT_ONCE, "cpu", 2 * tiny_models.VOCABULARY)
+        monkeypatch.setattr(module, "_ON_A_CPU", 2 * tiny_models.VOCABULARY)
         torch.testing.assert_close(PackedPolicy(built)(batch), whole, atol=1e-5, rtol=0)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,48 @@ def test_a_loss_that_is_not_finite_names_the_rows_and_steps_nothing():
         loop.fit(state, [[good, bad]], squared, FIT, 1, World(), lambda s, m: None, lambda s: None)
     assert "u1:1" not in str(caught.value)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_the_next_batches_are_made_beside_the_step_and_in_order():
+    """Each is asked for before the step on the one before is over, none beyond the last step, by one thread."""
+    made, makers, done = [threading.Event() for _ in range(7)], set(), []
+
+    def watched():
+        for number, micros in enumerate(batches(0, 2)):
+            makers.add(threading.current_thread())
+            made[number].set()
+            yield micros
+
+    def loss(outputs: torch.Tensor, micro: MicroBatch):
+        if len(done) < 4:
+            assert made[len(done) + 1].wait(10), "nothing is prepared while the step computes"
+        return squared(outputs, micro)
+
+    before, plain, module = threading.active_count(), Line(), Line()
+    supply = watched()
+    loop.fit(
+        loop.start(module, FIT), supply, loss, FIT, 5, World(), lambda step, m: done.append(step), lambda state: None
+    )
+    train(plain, 5, 2)
+    assert torch.equal(plain.weight, module.weight)
+    assert [event.is_set() for event in made] == [True] * 5 + [False] * 2
+    assert len(makers) == 1
+    assert makers.isdisjoint({threading.current_thread()})
+    assert threading.active_count() == before
+
+
+def test_what_the_batches_raise_ends_the_loop_at_its_step():
+    def broken():
+        yield from (next(batches(0, 4)), next(batches(1, 4)))
+        raise RosepoError("the stream broke")
+
+    before, steps = threading.active_count(), []
+    with pytest.raises(RosepoError, match=r"^the stream broke$"):
+        loop.fit(
+            loop.start(Line(), FIT), broken(), squared, FIT, 5, World(), lambda s, m: steps.append(s), lambda s: None
+        )
+    assert steps == [1, 2]
+    assert threading.active_count() == before
 
 
 def test_learning_rate_by_hand():

@@ -14,8 +14,13 @@ from rosepo_ray.policy.shared_prefix import gpt2, llama
 from rosepo_ray.policy.shared_prefix.attention import additive, masks
 from rosepo_ray.policy.shared_prefix.layout import PackedBatch, pick
 
-_LOGITS_AT_ONCE = {"cpu": 1 << 22, "cuda": 1 << 26}
-"""float32 numbers: a CPU works from its cache (16 MiB), a GPU is bounded by its memory (256 MiB)."""
+_ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
+
+
+def logits_at_once(device: torch.device) -> int:
+    """Logits (float32) that live together without gradients: 16 MiB stay in a CPU's cache while they are summed, 256
+    MiB bound a GPU's memory."""
+    return _ON_A_CPU if device.type == "cpu" else _ELSEWHERE
 
 
 class PackedPolicy(nn.Module):
@@ -35,7 +40,7 @@ def token_logps(model: Any, batch: PackedBatch) -> Tensor:
     """Log-probability [M] of each predicted token; only predicting columns go through the output head."""
     head = causal_lm(model).get_output_embeddings()
     hidden_NH = hidden(model, batch).flatten(0, 1)
-    rows = max(1, _LOGITS_AT_ONCE[hidden_NH.device.type] // head.weight.shape[0])
+    rows = max(1, logits_at_once(hidden_NH.device) // head.weight.shape[0])
     if torch.is_grad_enabled() or len(hidden_NH) <= rows:
         return _gather(head(hidden_NH), batch.place_M, batch.target_M)
     # Without gradients the logits need not live together.
