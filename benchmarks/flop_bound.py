@@ -3,7 +3,8 @@
 Counted is what one optimiser step on a batch cannot avoid, forward and backward:
 
 - every linear layer on the tokens that are fed: each prompt once, each response without its last token, no padding;
-- forward `x W`, backward `g W^T`; with LoRA the frozen weight gets no gradient, the adapter's two factors get theirs
+- forward `x W`, backward `g W^T`; with LoRA the frozen weight gets no gradient, the adapter's two factors get theirs,
+  and the adapter is added to the weight where that is less than computing beside it
   (and `g W^T` is not needed where nothing before the layer learns: query, key and value of the first block);
   without LoRA every weight gets its gradient;
 - in the last block query, attention, output projection and MLP on the positions that predict a response token only,
@@ -82,12 +83,12 @@ def linear(rows: int, inner: int, columns: int, lora: bool, first: bool = False)
         yield Product(columns, rows, inner, "left")
         return
     yield Product(rows, inner, RANK, "right")
-    yield Product(rows, RANK, columns, "right")
     yield Product(rows, columns, RANK)
     yield Product(columns, rows, RANK, "left")
     yield Product(RANK, rows, inner, "left")
-    if not first:
-        yield Product(rows, RANK, inner)
+    # The adapter's own contribution, forward and backward: through the weight, or beside it, whichever is less.
+    for beside in (Product(rows, RANK, columns, "right"), *(() if first else (Product(rows, RANK, inner),))):
+        yield min(Product(columns, RANK, inner), beside, key=lambda product: product.flops)
 
 
 def products(workload: Workload, counts: Counts) -> Counter[Product]:

@@ -5,7 +5,8 @@
 
 One side is the package's own stage function with one training worker on a local cluster. The other is the same program
 in one process that never connects to Ray: the same pairs in the same order, tokenised and packed by the same code,
-trained by the same loop from the same weights, the oracle asked directly, 128 pairs at a time, between two steps. Both
+trained by the same loop from the same weights, the oracle asked directly, 128 pairs at a time, while a batch is made.
+Pairs are small, so Ray's stream runs ahead as it does in any run: most answers are there long before their step. Both
 train on one thread; losses are compared step by step, and the script ends with an error where they differ.
 
 The sides run in turn, --rounds times each, --steps steps a run, of which the first --warmup are left out (they hold
@@ -161,8 +162,13 @@ def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure],
         sides: dict[str, list[dict[str, float]]] = {"ray": [], "bare": []}
         differences, tokens = [], 0.0
         for number in range(given.rounds):
-            alone, alone_apart = bare_process(folder)
-            inside, inside_apart = ray_stage(settings, inputs, str(folder / f"align{number}"))
+            out = str(folder / f"align{number}")
+            if number % 2:  # neither side is always the first
+                inside, inside_apart = ray_stage(settings, inputs, out)
+                alone, alone_apart = bare_process(folder)
+            else:
+                alone, alone_apart = bare_process(folder)
+                inside, inside_apart = ray_stage(settings, inputs, out)
             differences.append(same_losses(inside, alone))
             tokens = sum(row["tokens_per_second"] * row["step_seconds"] for row in alone) / len(alone)
             sides["ray"].append(digest(inside, given.warmup, inside_apart))

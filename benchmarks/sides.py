@@ -1,8 +1,9 @@
-"""The two sides of a step that this repository writes itself: shared prefixes, and separate rows as a control.
+"""The sides of a step that this repository writes itself: shared prefixes, and separate rows as controls.
 
-Both compute the same loss (conservative, stored reference log-probabilities) and end with the same clipping and AdamW
-step on their own copy of the model. The separate rows are written as well as we can without sharing the prompt: padding
-on the right, where causal attention needs no mask, the head on response positions only, the last token never fed.
+All compute the same loss (conservative, stored reference log-probabilities) and end with the same clipping and AdamW
+step on their own copy of the model. `separate` is what a careful user writes with transformers and peft: padding on the
+right, where causal attention needs no mask, the head on response positions only, the last token never fed.
+`separate_own` runs such rows through this package's own blocks: what then remains of a ratio is the sharing alone.
 """
 
 from __future__ import annotations
@@ -26,6 +27,13 @@ Logps = Callable[[Any, Examples], Tensor]
 
 def packed_logps(model: Any, batch: Examples) -> Tensor:
     logps: Tensor = PackedPolicy(model)(pack(batch.prompts, batch.responses, PAD))
+    return logps
+
+
+def separate_own_logps(model: Any, batch: Examples) -> Tensor:
+    """Each response with its own copy of the prompt, by the package's blocks."""
+    pairs = [(p, answer) for p, answers in zip(batch.prompts, batch.responses, strict=True) for answer in answers]
+    logps: Tensor = PackedPolicy(model)(pack([prompt for prompt, _ in pairs], [[answer] for _, answer in pairs], PAD))
     return logps
 
 
@@ -69,7 +77,7 @@ class Step:
     def _groups(self) -> list[list[int]]:
         rows = list(range(len(self.batch)))
         if self.at_once is None:
-            return buckets([self.batch.tokens(row) for row in rows], most=8)
+            return buckets([self.batch.shape(row) for row in rows], most=32)
         return [rows[start : start + self.at_once] for start in range(0, len(rows), self.at_once)]
 
     def __call__(self) -> None:

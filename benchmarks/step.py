@@ -6,7 +6,8 @@
 Per group of sides, all in one process, interleaved, on one thread:
 
 - `packed`: this repository, from token ids to the optimiser's step, stored reference log-probabilities;
-- `separate`: the control of sides.py; `trl_cached`, `trl_live`: TRL's DPOTrainer (trl_side.py), K items as K pairs;
+- `separate`, `separate_own`: the controls of sides.py;
+- `trl_cached`, `trl_live`: TRL's DPOTrainer (trl_side.py), K items as K pairs;
 - `bound`: the seconds that flop_bound.py says the packed step must take. `step_flop_fraction` = bound / packed.
 
 The package groups rows by length itself. The competitors first try a few numbers of rows a pass and keep the fastest.
@@ -29,7 +30,7 @@ import step_memory
 import workload
 from flop_bound import Bound
 from harness import Figure, Promise, Side, Times, figure, measure, ratio
-from sides import Step, packed_logps, separate_logps
+from sides import Step, packed_logps, separate_logps, separate_own_logps
 from trl_side import TrlStep, build_trainer, difference
 from workload import Examples, Workload, adapted_model, examples
 
@@ -45,18 +46,20 @@ PROMISES = {
     "step_memory_vs_trl": Promise(0.22, 0.15, lower_is_better=True),
     "step_memory_vs_separate": Promise(0.32, 0.25, lower_is_better=True),
 }
-MEMORY_REJECTED = 3
-"""K of the memory figures without a suffix."""
-QUICK_EXAMPLES = {1: 8, 3: 4, 7: 2, 15: 1}
+MEMORY_REJECTED = 1
+"""K of the memory figures without a suffix: the pair, where sharing saves least."""
+QUICK_EXAMPLES = {1: 4, 3: 2, 7: 1, 15: 1}
 TRL_QUICK_EXAMPLES = {1: 4, 15: 1}
-ROWS_AT_ONCE = (16, 4, 2)
-"""Rows (prompt and response) of a pass that the competitors try: what fits a cache is fastest on a CPU."""
+ROWS_AT_ONCE = (2, 4, 16, 64, 128)
+"""Rows (prompt and response) of a pass that the competitors try, as long as they are within MOST_TOKENS."""
+MOST_TOKENS = 5_000
+SEPARATE = {"separate": separate_logps, "separate_own": separate_own_logps}
 
 
-def tuned(make: Callable[[int], Callable[[], None]]) -> int:
-    """The fastest number of rows a pass, by processor time, the better of two steps each."""
+def tuned(make: Callable[[int], Callable[[], None]], length: int) -> int:
+    """The fastest number of rows of `length` tokens a pass, by processor time, the better of two steps each."""
     best: dict[int, float] = {}
-    for rows in ROWS_AT_ONCE:
+    for rows in (rows for rows in ROWS_AT_ONCE if rows * length <= MOST_TOKENS):
         step = make(rows)
         for _ in range(2):
             began = time.process_time()
@@ -71,9 +74,9 @@ def build(name: str, shape: Workload, batch: Examples) -> Callable[[int], Callab
     if name == "packed":
         model = adapted_model(shape)
         return lambda rows: Step(model, packed_logps, batch)
-    if name == "separate":
+    if name in SEPARATE:
         model, each = adapted_model(shape), len(batch.responses[0])
-        return lambda rows: Step(model, separate_logps, batch, max(1, rows // each))
+        return lambda rows: Step(model, SEPARATE[name], batch, max(1, rows // each))
     trainer = build_trainer(shape, batch, cached=name == "trl_cached")
     return lambda rows: TrlStep(trainer, max(1, rows // 2))
 
@@ -89,9 +92,9 @@ def group(
         if name == "bound":
             sides[name] = bound.seconds
             continue
-        make, kind = build(name, shape, batch), name.partition("_")[0]
+        make, kind = build(name, shape, batch), "trl" if name.startswith("trl") else name
         if kind not in tunings and kind != "packed":
-            tunings[kind] = tuned(make)
+            tunings[kind] = tuned(make, sum(shape.prompt_tokens) // 2)
         sides[name] = make(tunings.get(kind, 0))
     times = measure(sides, rounds)
     details = {"examples": count, "rejected": rejected, "rows_a_pass": dict(tunings), "seconds": harness.seconds(times)}
@@ -117,14 +120,14 @@ def time_figures(
         found[name + suffix] = one
 
     for rejected, count in counts.items():
-        names = ["packed", "separate", *(["bound"] if rejected in (1, 3) else [])]
-        times, details[f"k{rejected}{suffix}"] = group(shape, count, rejected, names, rounds, tunings)
-        name = f"step_vs_separate_k{rejected}"
-        add(name, ratio(times["separate"], times["packed"], promises.get(name)))
-        if rejected == 1:
-            add("step_flop_fraction", fraction(times, promises.get("step_flop_fraction")))
-        if rejected == 3:
-            add("step_flop_fraction_k3", fraction(times))
+        times, details[f"k{rejected}{suffix}"] = group(shape, count, rejected, ["packed", *SEPARATE], rounds, tunings)
+        for side in SEPARATE:
+            name = f"step_vs_{side}_k{rejected}"
+            add(name, ratio(times[side], times["packed"], promises.get(name)))
+    for rejected in (1, 3):
+        times, details[f"bound_k{rejected}{suffix}"] = group(shape, 8, rejected, ["packed", "bound"], rounds, tunings)
+        name = "step_flop_fraction" if rejected == 1 else "step_flop_fraction_k3"
+        add(name, fraction(times, promises.get(name)))
     for rejected, count in trl_counts.items():
         live = rejected == 1 and shape.lora
         names = ["packed", "trl_cached", *(["trl_live"] if live else [])]

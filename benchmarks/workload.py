@@ -97,9 +97,9 @@ class Examples:
     def pick(self, rows: list[int]) -> Examples:
         return Examples([self.prompts[row] for row in rows], [self.responses[row] for row in rows])
 
-    def tokens(self, row: int) -> int:
-        """Tokens that are fed for one example."""
-        return len(self.prompts[row]) + sum(len(answer) - 1 for answer in self.responses[row])
+    def shape(self, row: int) -> tuple[int, int]:
+        """Tokens of a prompt, and of its answers, that are fed."""
+        return len(self.prompts[row]), sum(len(answer) - 1 for answer in self.responses[row])
 
 
 def examples(workload: Workload, count: int, responses: int, seed: int = 2) -> Examples:
