@@ -15,7 +15,7 @@ _LABELS = {
     "sft_longer": "SFT longer",
     "aligned": "aligned",
 }
-_COLUMNS = ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "catalogue_ratio")
+_COLUMNS = ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "full_hr@10", "catalogue_ratio")
 
 
 def build(
@@ -74,11 +74,12 @@ def _interval(entry: dict[str, Any], digits: str) -> str:
 
 
 def _head(name: str) -> str:
-    return {"hr@1": "HR@1 [95 %]", "catalogue_ratio": "in catalogue"}.get(name, name.upper())
+    heads = {"hr@1": "HR@1 [95 %]", "full_hr@10": "HR@10 of all", "catalogue_ratio": "in catalogue"}
+    return heads.get(name, name.upper())
 
 
 def _width(name: str) -> int:
-    return {"hr@1": 23, "catalogue_ratio": 14}.get(name, 9)
+    return {"hr@1": 23, "full_hr@10": 14, "catalogue_ratio": 14}.get(name, 9)
 
 
 def _cell(name: str, entry: dict[str, Any]) -> str:

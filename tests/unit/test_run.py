@@ -158,7 +158,7 @@ def test_the_table_of_one_user_has_no_intervals():
     def entry(value: float | None) -> dict:
         return {"value": value, "low": None, "high": None, "rows": 4}
 
-    metrics = {name: entry(0.5) for name in ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1")}
+    metrics = {name: entry(0.5) for name in ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "full_hr@10")}
     content = {
         "models": {"popular": {**metrics, "catalogue_ratio": entry(None)}},
         "differences": {"aligned-sft": {"hr@1": entry(0.01)}},
@@ -167,6 +167,17 @@ def test_the_table_of_one_user_has_no_intervals():
         "counts": {"examples": {"test": 9}},
     }
     lines = summary.table(content).splitlines()
-    assert lines[1].split() == ["most", "popular", "0.5000", "0.5000", "0.5000", "0.5000", "0.5", "0.5000", "-"]
+    assert lines[1].split() == [
+        "most",
+        "popular",
+        "0.5000",
+        "0.5000",
+        "0.5000",
+        "0.5000",
+        "0.5",
+        "0.5000",
+        "0.5000",
+        "-",
+    ]
     assert lines[2].startswith("4 of 9 test rows;")
     assert lines[3] == "aligned-sft: HR@1 +0.0100"
