@@ -15,7 +15,6 @@ gradients, on one thread, from token ids:
 from __future__ import annotations
 
 import argparse
-import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -93,11 +92,11 @@ SIDES: dict[str, Callable[[Any, Examples], Tensor]] = {
 def compare(shape: Workload, rounds: int, suffix: str, promised: bool) -> tuple[dict[str, Figure], dict[str, Any]]:
     model = adapted_model(shape).eval()
     shake(model)
-    # Whoever scores with transformers merges the adapter once before.
-    merged = copy.deepcopy(model).merge_and_unload().eval() if shape.lora else model
+    # Whoever only scores merges the adapter once before, as rosepo_ray.policy.store.load does.
+    merged = model.merge_and_unload().eval() if shape.lora else model
     user = examples(shape, 1, CANDIDATES)
     with torch.inference_mode():
-        scores = {name: side(model if name == "packed" else merged, user) for name, side in SIDES.items()}
+        scores = {name: side(merged, user) for name, side in SIDES.items()}
         worst = {name: float((found - scores["packed"]).abs().max()) for name, found in scores.items()}
         if max(worst.values()) > TOLERANCE:
             raise SystemExit(f"the sides do not agree, so their times cannot be compared: {worst}")
@@ -109,7 +108,7 @@ def compare(shape: Workload, rounds: int, suffix: str, promised: bool) -> tuple[
         naive = min(spent, key=lambda name: spent[name])
 
         def side(name: str) -> Callable[[], None]:
-            return lambda: _run(SIDES[name], model if name == "packed" else merged, user)
+            return lambda: _run(SIDES[name], merged, user)
 
         times = measure({name: side(name) for name in ("packed", naive, "kv")}, rounds, warmup=2)
     figures = {

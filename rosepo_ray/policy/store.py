@@ -63,6 +63,8 @@ def load(folder: Path, device: str | torch.device = "cpu", trainable: bool = Fal
 
         base, _ = pretrained.load_base(settings, prompt.max_tokens)
         model: Any = PeftModel.from_pretrained(base, str(Path(folder) / "adapter"), is_trainable=trainable)
+        if not trainable:  # whoever only scores need not add the adapter to the weights in every pass
+            model.merge_adapter()
     else:
         config = AutoConfig.from_pretrained(Path(folder) / "model")
         pretrained.clear_dropout_rates(config)
