@@ -159,11 +159,16 @@ class Evaluator:
         return out
 
     def _rank_catalogue(self, row_ids: list[str], requests: list[Any]) -> list[dict[str, Any]]:
+        import torch
+
         from rosepo_ray.evaluation.full import TOP
         from rosepo_ray.policy.catalogue_search import top_k
         from rosepo_ray.policy.constrained import generate_items
 
-        chosen = self.settings.evaluation
+        chosen, threads = self.settings.evaluation, torch.get_num_threads()
+        # A search reads a few tokens at a time. Products that small are summed in another order by more threads, and
+        # the number of actors, which share the cores, must not show in a score's last digit.
+        torch.set_num_threads(1)
         prompts = [self.policy.prompter.prompt_ids(request) for request in requests]
         best = top_k(self.policy, self.trie, prompts, TOP, row_ids, tokens=chosen.tokens, cache_mib=chosen.cache_mib)
         out: list[dict[str, Any]] = [
@@ -174,4 +179,5 @@ class Evaluator:
             written = generate_items(self.policy, self.trie, prompts, row_ids, chosen.batch, chosen.beams)
             for answer, item in zip(out, written, strict=True):
                 answer["written_item"] = self.item_ids[item]
+        torch.set_num_threads(threads)
         return out
