@@ -75,7 +75,7 @@ def test_packed_rows_equal_separate_rows_in_any_shape(model: Any, rows: list[tup
     same(model, *zip(*rows, strict=True))
 
 
-@pytest.mark.parametrize("rejected", [1, 3, 7, 15])
+@pytest.mark.parametrize("rejected", [1, 4, 15])
 def test_packed_rows_equal_separate_rows_for_any_number_of_rejected(model: Any, rejected: int) -> None:
     """The first title stands twice, two begin alike, one is the end token alone; then the rows are as long as each
     other, and once not."""
