@@ -45,3 +45,12 @@ def save(folder: Path, family: str, titles: Sequence[str], seed: int = 0, **chan
     tokenizer = scratch.train_tokenizer(titles, [1] * len(titles), VOCABULARY, across_words=False)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def stir_adapters(model: Any) -> None:
+    """Fresh adapters change nothing: give them something to do."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.1)

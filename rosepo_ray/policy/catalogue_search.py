@@ -17,6 +17,7 @@ from rosepo_ray import seeds
 from rosepo_ray.policy.best_first import Search
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompt_cache import CachedPrompts, bytes_per_slot
+from rosepo_ray.policy.shared_prefix.attention import additive
 from rosepo_ray.policy.title_trie import TitleTrie
 
 _ROOM = 128
@@ -90,7 +91,7 @@ def _score(cached: CachedPrompts, trie: TitleTrie, chunk: int) -> np.ndarray:
         path = np.array(trie.path(int(new[0])), np.int64)
         node = np.concatenate([path, new])
         seen = torch.from_numpy((node <= node[:, None]) & (node[:, None] < trie.end_N[node]))
-        among = torch.zeros(seen.shape, dtype=cached.mask_BP.dtype).masked_fill_(~seen, cached.floor)
+        among = additive(seen, cached.mask_BP.dtype)
         wide = (batch, 1, len(node), cached.width)
         mask = torch.cat([cached.mask_BP[:, None, None].expand(wide), among.expand(batch, 1, -1, -1)], -1)
         positions = cached.length_B[:, None] + trie.depth_N[node] - 1

@@ -12,6 +12,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy.model import Policy, causal_lm
+from rosepo_ray.policy.shared_prefix.attention import additive
 from rosepo_ray.policy.shared_prefix.module import logits_at_once
 
 NOT_A_NUMBER = (
@@ -52,7 +53,7 @@ class CachedPrompts:
         self.floor = torch.finfo(hidden_BPH.dtype).min
         """What the additive mask holds where a key is not seen."""
         seen = torch.arange(self.width) < torch.from_numpy(self.length_B)[:, None]
-        self.mask_BP = torch.zeros(seen.shape, dtype=hidden_BPH.dtype).masked_fill_(~seen, self.floor)
+        self.mask_BP = additive(seen, hidden_BPH.dtype)
 
     @property
     def slots(self) -> int:

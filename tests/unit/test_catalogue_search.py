@@ -33,11 +33,7 @@ def make(folder: Path, family: str, lora: bool) -> Policy:
     base = tiny_models.save(folder, family, TITLES)
     chosen = PretrainedPolicy(type="pretrained", model=str(base), lora=LoraSettings(r=4, alpha=8) if lora else None)
     policy = store.build(chosen, PromptSettings(template="titles"), TITLES, [1] * len(TITLES), seed=1)
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in policy.model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.1)
+    tiny_models.stir_adapters(policy.model)
     return policy
 
 

@@ -44,11 +44,7 @@ def make(folder: Path, family: str, how: str, seed: int = 0) -> Policy:
     lora = LoraSettings(r=4, alpha=8) if how == "lora" else None
     chosen = PretrainedPolicy(type="pretrained", model=str(base), lora=lora)
     policy = store.build(chosen, PromptSettings(template="titles"), TITLES, [1] * len(TITLES), seed=1)
-    torch.manual_seed(2)
-    with torch.no_grad():
-        for name, parameter in policy.model.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(0, 0.1)
+    tiny_models.stir_adapters(policy.model)
     return policy
 
 

@@ -36,11 +36,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     pretrained.remove_dropout(built)
     if how == "lora":
         built = pretrained.add_lora(built, LoraSettings(r=4, alpha=8), seed=1)
-        torch.manual_seed(2)
-        with torch.no_grad():
-            for name, parameter in built.named_parameters():
-                if "lora_B" in name:
-                    parameter.normal_(0, 0.1)
+        tiny_models.stir_adapters(built)
     return built.train()
 
 

@@ -6,34 +6,15 @@ On CUDA the same two calls reach the flash and the memory-efficient kernel of Py
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from rosepo_ray.policy.shared_prefix.layout import PackedBatch
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Numbers to add to the attention scores: 0 where a column is seen, else the smallest there is."""
-
-    tree: Tensor | None
-    """[B, 1, S, L] of the trees' columns; None where there are none."""
-    asked: Tensor
-    """[B, 1, Q, L] of the asked columns."""
-
-
-def masks(batch: PackedBatch, dtype: torch.dtype) -> Masks:
-    tree = None if batch.seen_BSL is None else additive(batch.seen_BSL, dtype)
-    return Masks(tree, additive(batch.asked_BQL(), dtype))
-
 
 def additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
-    """[B, 1, queries, keys] from booleans [B, queries, keys]. Float, since the eager attention of transformers
-    silently takes a Boolean mask for numbers."""
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    """Numbers to add to the attention scores, in the shape of `seen`: 0 where a column is seen, else the smallest there
+    is. Float, since the eager attention of transformers silently takes a Boolean mask for numbers."""
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, torch.finfo(dtype).min)
 
 
 def attend(q_BLHD: Tensor, k_BLGD: Tensor, v_BLGD: Tensor, tree_mask: Tensor | None, scale: float) -> Tensor:

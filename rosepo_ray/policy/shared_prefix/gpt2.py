@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rosepo_ray.policy.shared_prefix.attention import Masks, attend, attend_some
+from rosepo_ray.policy.shared_prefix.attention import attend, attend_some
 from rosepo_ray.policy.shared_prefix.layout import PackedBatch, pick
 
 
@@ -20,16 +20,16 @@ def embed(decoder: Any, batch: PackedBatch) -> tuple[Tensor, None]:
     return decoder.wte(batch.input_ids_BL) + decoder.wpe(batch.position_ids_BL), None
 
 
-def block(layer: Any, x: Tensor, turn: None, masks: Masks) -> Tensor:
+def block(layer: Any, x: Tensor, turn: None, tree_mask: Tensor | None) -> Tensor:
     q, k, v = _heads(layer, x)
-    x = x + layer.attn.c_proj(attend(q, k, v, masks.tree, layer.attn.head_dim**-0.5))
+    x = x + layer.attn.c_proj(attend(q, k, v, tree_mask, layer.attn.head_dim**-0.5))
     return x + layer.mlp(layer.ln_2(x))
 
 
-def last_block(layer: Any, x: Tensor, turn: None, masks: Masks, ask_BQ: Tensor) -> Tensor:
+def last_block(layer: Any, x: Tensor, turn: None, mask: Tensor, ask_BQ: Tensor) -> Tensor:
     """Only asked columns ask, and only they go through the feed-forward part. (One map gives query, key and value.)"""
     q, k, v = _heads(layer, x)
-    seen = attend_some(pick(q, ask_BQ), k, v, masks.asked, layer.attn.head_dim**-0.5)
+    seen = attend_some(pick(q, ask_BQ), k, v, mask, layer.attn.head_dim**-0.5)
     x = pick(x, ask_BQ) + layer.attn.c_proj(seen)
     return x + layer.mlp(layer.ln_2(x))
 

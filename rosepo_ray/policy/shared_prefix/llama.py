@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rosepo_ray.policy.shared_prefix.attention import Masks, attend, attend_some
+from rosepo_ray.policy.shared_prefix.attention import attend, attend_some
 from rosepo_ray.policy.shared_prefix.layout import PackedBatch, pick
 from rosepo_ray.policy.shared_prefix.ops import rms_norm, rotate, swiglu
 from rosepo_ray.policy.shared_prefix.projection import project
@@ -28,16 +28,16 @@ def embed(decoder: Any, batch: PackedBatch) -> tuple[Tensor, Turn]:
     return x, (cos[..., None, :half].contiguous(), sin[..., None, :half].contiguous())
 
 
-def block(layer: Any, x: Tensor, turn: Turn, masks: Masks) -> Tensor:
+def block(layer: Any, x: Tensor, turn: Turn, tree_mask: Tensor | None) -> Tensor:
     attn = layer.self_attn
     q, k, v = project((attn.q_proj, attn.k_proj, attn.v_proj), rms_norm(layer.input_layernorm, x))
     q, k = _heads(attn, "q_norm", q, turn), _heads(attn, "k_norm", k, turn)
-    seen = attend(q, k, v.unflatten(-1, (-1, attn.head_dim)), masks.tree, attn.scaling)
+    seen = attend(q, k, v.unflatten(-1, (-1, attn.head_dim)), tree_mask, attn.scaling)
     (out,) = project((attn.o_proj,), seen)
     return _feed_forward(layer, x + out)
 
 
-def last_block(layer: Any, x: Tensor, turn: Turn, masks: Masks, ask_BQ: Tensor) -> Tensor:
+def last_block(layer: Any, x: Tensor, turn: Turn, mask: Tensor, ask_BQ: Tensor) -> Tensor:
     """Only asked columns need a query, an output and the feed-forward part; every column gives key and value."""
     attn = layer.self_attn
     normed = rms_norm(layer.input_layernorm, x)
@@ -45,7 +45,7 @@ def last_block(layer: Any, x: Tensor, turn: Turn, masks: Masks, ask_BQ: Tensor) 
     (q,) = project((attn.q_proj,), pick(normed, ask_BQ))
     q = _heads(attn, "q_norm", q, (pick(turn[0], ask_BQ), pick(turn[1], ask_BQ)))
     k = _heads(attn, "k_norm", k, turn)
-    seen = attend_some(q, k, v.unflatten(-1, (-1, attn.head_dim)), masks.asked, attn.scaling)
+    seen = attend_some(q, k, v.unflatten(-1, (-1, attn.head_dim)), mask, attn.scaling)
     (out,) = project((attn.o_proj,), seen)
     return _feed_forward(layer, pick(x, ask_BQ) + out)
 

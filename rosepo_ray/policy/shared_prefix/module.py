@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rosepo_ray.policy.model import causal_lm
 from rosepo_ray.policy.shared_prefix import gpt2, llama
-from rosepo_ray.policy.shared_prefix.attention import additive, masks
+from rosepo_ray.policy.shared_prefix.attention import additive
 from rosepo_ray.policy.shared_prefix.layout import PackedBatch, pick
 
 _ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
@@ -66,13 +66,15 @@ def hidden(model: Any, batch: PackedBatch) -> Tensor:
         return pick(_by_its_own_forward(decoder, batch), batch.ask_BQ)
     layers = decoder.h if family is gpt2 else decoder.layers
     x, turn = family.embed(decoder, batch)
-    seen = masks(batch, _precision(x))
+    dtype = _precision(x)
+    tree = None if batch.seen_BSL is None else additive(batch.seen_BSL, dtype)[:, None]
     for layer in layers[:-1]:
-        x = _run(family.block, layer, x, turn, seen)
+        x = _run(family.block, layer, x, turn, tree)
     if 2 * batch.ask_BQ.shape[1] > x.shape[1]:  # dense training: nearly every column is asked
-        x = pick(_run(family.block, layers[-1], x, turn, seen), batch.ask_BQ)
+        x = pick(_run(family.block, layers[-1], x, turn, tree), batch.ask_BQ)
     else:
-        x = _run(family.last_block, layers[-1], x, turn, seen, batch.ask_BQ)
+        asked = additive(batch.asked_BQL(), dtype)[:, None]
+        x = _run(family.last_block, layers[-1], x, turn, asked, batch.ask_BQ)
     return family.normalise(decoder, x)
 
 
@@ -98,7 +100,7 @@ def _by_its_own_forward(decoder: Any, batch: PackedBatch) -> Tensor:
     """[B, L, H] by the decoder itself, told by a 4-D mask who sees whom."""
     return decoder(
         input_ids=batch.input_ids_BL,
-        attention_mask=None if batch.seen_BSL is None else additive(batch.seen_BLL(), torch.float32),
+        attention_mask=None if batch.seen_BSL is None else additive(batch.seen_BLL(), torch.float32)[:, None],
         position_ids=batch.position_ids_BL,
         use_cache=False,
     ).last_hidden_state
