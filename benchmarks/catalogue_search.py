@@ -28,13 +28,13 @@ import numpy as np
 import yaml
 from harness import ROOT, Promise, figure, measure, pin_threads, ratio, seconds, write
 
-from rosepo_ray import tables
+from rosepo_ray import ordering, tables
 from rosepo_ray.config import Settings
 from rosepo_ray.policy import store
-from rosepo_ray.policy.catalogue_search import Found, cut, score_all, top_k
+from rosepo_ray.policy.catalogue.search import Found, score_all, top_k
+from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
-from rosepo_ray.policy.title_trie import TitleTrie
 from rosepo_ray.seeds import generator
 
 PROMISES = {"topk_vs_all_1682": Promise(goal=4), "topk_vs_all_50k": Promise(goal=20)}
@@ -149,7 +149,8 @@ def compare(
 
     times = measure({"search": search, "all": everything}, rounds)
     for found, scores, row_id in zip(last["search"], last["all"], row_ids, strict=True):
-        same(found, scores, cut(trie, np.arange(trie.items), scores, K, row_id))
+        best = ordering.best_first(row_id, trie.item_ids, scores, K)
+        same(found, scores, (best, scores[best]))
     nodes = [one.nodes for one in last["search"]]
     details = {
         "items": trie.items,

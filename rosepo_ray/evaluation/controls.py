@@ -11,7 +11,7 @@ import pyarrow as pa
 from rosepo_ray import tables
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.evaluation.full import TOP
-from rosepo_ray.evaluation.ranking import best, rank
+from rosepo_ray.evaluation.ranking import rank
 from rosepo_ray.oracle.model import Oracle
 
 _ROWS_AT_ONCE = 16
@@ -65,5 +65,5 @@ def prediction(example: dict[str, Any], scores: np.ndarray) -> dict[str, Any]:
 
 def top(example_id: str, items: Sequence[str], scores: np.ndarray) -> dict[str, Any]:
     """The columns of `predictions` that rank the whole catalogue by `scores`, one per item."""
-    found, ordered = best(example_id, items, scores, TOP)
+    found, ordered = rank(example_id, items, scores, TOP)
     return {"top": found, "top_scores": ordered.tolist()}

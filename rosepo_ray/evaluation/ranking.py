@@ -6,16 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rosepo_ray import seeds
+from rosepo_ray import ordering
 from rosepo_ray.errors import RosepoError
 
 CUTS = {"hr": (1, 5, 10), "ndcg": (5, 10)}
 
 
-def rank(example_id: str, items: Sequence[str], scores: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Items, best first, and their scores in that order (float32 [N]).
-
-    Equal scores are ordered by `seeds.tie_break(example_id, item)`, so that the order of `items` decides nothing.
+def rank(
+    example_id: str, items: Sequence[str], scores: np.ndarray, count: int | None = None
+) -> tuple[list[str], np.ndarray]:
+    """Items, best first, and their scores in that order (float32 [N]); with `count` the first of them alone.
 
     Raises:
         RosepoError: scores [N] do not fit the items, or one is NaN: no place can be given to it.
@@ -26,18 +26,8 @@ def rank(example_id: str, items: Sequence[str], scores: np.ndarray) -> tuple[lis
             f"row {example_id}: {len(items)} items cannot be ranked by scores of shape {values.shape} "
             f"with {int(np.isnan(values).sum())} NaN; the model must give one number per item"
         )
-    order = np.lexsort((seeds.tie_break(example_id, items), -values))
+    order = ordering.best_first(example_id, items, values, len(values) if count is None else count)
     return [items[i] for i in order], values[order].astype(np.float32)
-
-
-def best(example_id: str, items: Sequence[str], scores: np.ndarray, count: int) -> tuple[list[str], np.ndarray]:
-    """The first `count` places of :func:`rank`, without sorting the others."""
-    values = np.asarray(scores)
-    if len(values) > count and not np.isnan(values).any():
-        enough = np.flatnonzero(values >= np.partition(values, len(values) - count)[len(values) - count]).tolist()
-        items, values = [items[i] for i in enough], values[enough]
-    ranked, ordered = rank(example_id, items, values)
-    return ranked[:count], ordered[:count]
 
 
 def place_metrics(places_B: np.ndarray) -> dict[str, np.ndarray]:

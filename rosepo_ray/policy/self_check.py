@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from rosepo_ray.errors import BadInput
-from rosepo_ray.policy.catalogue_search import score_all
+from rosepo_ray.policy.catalogue.search import score_all
+from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.shared_prefix.layout import pack
 from rosepo_ray.policy.shared_prefix.module import PackedPolicy
-from rosepo_ray.policy.title_trie import TitleTrie
 
 TOLERANCE = 1e-3
 """Absolute, of a response's log-probability, and relative, of a gradient; fp32 on both sides differs by about 1e-5."""

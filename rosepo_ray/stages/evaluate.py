@@ -125,7 +125,7 @@ class Evaluator:
 
     def _hold(self, model: str) -> None:
         from rosepo_ray.policy import store
-        from rosepo_ray.policy.title_trie import TitleTrie
+        from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 
         if model != self.model:
             self.policy: Any = None  # the old one goes before the new one comes
@@ -159,16 +159,11 @@ class Evaluator:
         return out
 
     def _rank_catalogue(self, row_ids: list[str], requests: list[Any]) -> list[dict[str, Any]]:
-        import torch
-
         from rosepo_ray.evaluation.full import TOP
-        from rosepo_ray.policy.catalogue_search import top_k
-        from rosepo_ray.policy.constrained import generate_items
+        from rosepo_ray.policy.catalogue.constrained import generate_items
+        from rosepo_ray.policy.catalogue.search import top_k
 
-        chosen, threads = self.settings.evaluation, torch.get_num_threads()
-        # A search reads a few tokens at a time. Products that small are summed in another order by more threads, and
-        # the number of actors, which share the cores, must not show in a score's last digit.
-        torch.set_num_threads(1)
+        chosen = self.settings.evaluation
         prompts = [self.policy.prompter.prompt_ids(request) for request in requests]
         best = top_k(self.policy, self.trie, prompts, TOP, row_ids, tokens=chosen.tokens, cache_mib=chosen.cache_mib)
         out: list[dict[str, Any]] = [
@@ -179,5 +174,4 @@ class Evaluator:
             written = generate_items(self.policy, self.trie, prompts, row_ids, chosen.batch, chosen.beams)
             for answer, item in zip(out, written, strict=True):
                 answer["written_item"] = self.item_ids[item]
-        torch.set_num_threads(threads)
         return out

@@ -165,25 +165,31 @@ def test_a_service_that_does_not_fit_fails_instead_of_hanging(ray_cluster, folde
         service.start(folder, "too-large", 1, 1)
 
 
-def test_a_replica_killed_with_calls_in_flight_is_survived(app):
+def test_a_replica_killed_with_calls_in_flight_is_survived(ray_cluster, folder):
+    from rosepo_ray.oracle import service
+
+    service.start(folder, "killed", 1, 1)
     asked = question(4000, seed=2)
     outcomes, ended_before = {}, []
-    doomed = OracleClient(app).health()["pid"]
+    doomed = OracleClient("killed").health()["pid"]
     answered = itertools.count(1)
 
     class Killing(OracleClient):
-        """Kills the replica after 20 answers of 500, so that the kill lands among calls however fast they are."""
+        """Kills the only replica after 20 answers of 500. It is stopped first, so that every caller's next call is
+        in it, unanswered, when it dies."""
 
         def _ask(self, request):
             answer = super()._ask(request)
             if self.attempts == 1 and next(answered) == 20:
+                os.kill(doomed, signal.SIGSTOP)
                 ended_before.extend(outcomes)
+                time.sleep(1)
                 os.kill(doomed, signal.SIGKILL)
             return answer
 
     def ask(attempts):
         try:
-            outcomes[attempts] = Killing(app, batch=8, attempts=attempts).judge(*asked)
+            outcomes[attempts] = Killing("killed", batch=8, attempts=attempts).judge(*asked)
         except RosepoError as error:
             outcomes[attempts] = error
 
@@ -198,7 +204,8 @@ def test_a_replica_killed_with_calls_in_flight_is_survived(app):
     assert "in 1 attempts; the last failure was" in str(outcomes[1])
     direct = judge(oracle(), as_request(*asked))
     np.testing.assert_allclose(np.concatenate(outcomes[8].disagreement), flat(direct["disagreement"]), atol=1e-5)
-    assert OracleClient(app).health()["pid"] != doomed
+    assert OracleClient("killed").health()["pid"] != doomed
+    service.stop("killed")
 
 
 def test_a_change_of_version_between_calls_is_reported(ray_cluster, tmp_path):

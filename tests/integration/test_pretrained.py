@@ -14,7 +14,7 @@ from rosepo_ray import markers, pipeline, storage, tables, title_checks
 from rosepo_ray.config import Settings
 from rosepo_ray.config_sources import build
 from rosepo_ray.errors import BadInput
-from rosepo_ray.stages import cluster, fitting
+from rosepo_ray.stages import align, cluster, fitting
 from tests import tiny_models
 from tests.synthetic import items, tiny
 
@@ -95,6 +95,25 @@ def test_alignment_starts_at_the_reference(finished: dict[str, Any]):
     assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
     assert rows[1]["margin"] != pytest.approx(0, abs=1e-4)  # the second step sees what the first one changed
+
+
+def test_two_workers_with_accumulation_train_adapters_as_one_does(
+    settings: Settings, finished: dict[str, Any], tmp_path: Path
+):
+    """Two backward passes through the adapters on each worker before their gradients are summed."""
+    changes = {
+        "cluster": {"workers": 2, "threads": 1},
+        "align": {"micro_batch": 2, "replay": finished["align"].folder},
+    }
+    two = settings.model_copy(
+        update={name: getattr(settings, name).model_copy(update=values) for name, values in changes.items()}
+    )
+    align.run(two, {name: result.folder for name, result in finished.items()}, str(tmp_path / "align"))
+    one, found = fitting.read_metrics(finished["align"].folder), fitting.read_metrics(str(tmp_path / "align"))
+    assert abs(one[1]["margin"]) > 1e-3  # else the first step changed nothing that could differ
+    for row, before in zip(found, one, strict=True):
+        for name in ("loss", "margin", "chosen_logp", "grad_norm", "count"):
+            assert row[name] == pytest.approx(before[name], abs=1e-4, rel=1e-4), name
 
 
 def test_answers_are_judged_among_the_listed_candidates(finished: dict[str, Any]):

@@ -16,11 +16,11 @@ from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.evaluation.ranking import rank
 from rosepo_ray.policy import store
-from rosepo_ray.policy.best_first import Search
-from rosepo_ray.policy.catalogue_search import Found, score_all, top_k
+from rosepo_ray.policy.catalogue.best_first import Search
+from rosepo_ray.policy.catalogue.search import Found, score_all, top_k
+from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
-from rosepo_ray.policy.title_trie import TitleTrie
 from tests import tiny_models
 
 TITLES = [
@@ -59,20 +59,17 @@ def some_prompts(policy: Policy) -> list[list[int]]:
 # An adapter is the same to the search in every family, so each is tried one way; unit tests must stay quick.
 @pytest.fixture(scope="module", params=["llama lora", "llama-tied full", "qwen2 lora", "qwen3 full", "gpt2 lora"])
 def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    torch.set_num_threads(1)
     family, how = request.param.split()
     return make(tmp_path_factory.mktemp("base"), family, how == "lora")
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    torch.set_num_threads(1)
     return make(tmp_path_factory.mktemp("base"), "llama", False)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    torch.set_num_threads(1)
     policy = make(tmp_path_factory.mktemp("base"), "llama", False)
     train(policy, 24)
     return policy
@@ -206,16 +203,16 @@ def test_a_peaked_model_lets_the_search_touch_little_of_a_catalogue(trained: Pol
 @pytest.fixture
 def scored(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many prompts each call of `score_all` was given."""
-    from rosepo_ray.policy import catalogue_search
+    from rosepo_ray.policy.catalogue import search
 
     calls: list[int] = []
-    real = catalogue_search.score_all
+    real = search.score_all
 
     def counted(policy: Policy, trie: TitleTrie, prompts: Any, **how: Any) -> np.ndarray:
         calls.append(len(prompts))
         return real(policy, trie, prompts, **how)
 
-    monkeypatch.setattr(catalogue_search, "score_all", counted)
+    monkeypatch.setattr(search, "score_all", counted)
     return calls
 
 
@@ -228,7 +225,7 @@ def test_at_the_bound_all_titles_are_scored(llama: Policy, bound: dict[str, int]
 
 
 def test_the_cache_stays_within_its_bound_and_smaller_batches_search_on(llama: Policy, monkeypatch: pytest.MonkeyPatch):
-    from rosepo_ray.policy.prompt_cache import CachedPrompts, bytes_per_slot
+    from rosepo_ray.policy.catalogue.prompt_cache import CachedPrompts, bytes_per_slot
 
     held: list[int] = []
     real = CachedPrompts.read
@@ -342,3 +339,19 @@ def test_a_model_that_gives_no_numbers_is_told(tmp_path: Path):
     for k in (1, len(TITLES)):
         with pytest.raises(RosepoError, match="not a number"):
             top_k(policy, catalogue(policy), [[5, 6]], k, ["r"])
+
+
+def test_the_number_of_threads_shows_in_no_score(llama: Policy):
+    trie, prompts, found = catalogue(llama), some_prompts(llama), []
+    for threads in (1, 4):
+        torch.set_num_threads(threads)
+        seen: list[int] = []
+        hook = llama.model.base_model.register_forward_hook(lambda *_, seen=seen: seen.append(torch.get_num_threads()))
+        try:
+            found.append([one.scores.tolist() for one in top_k(llama, trie, prompts, 5, list("abcd"))])
+            assert torch.get_num_threads() == threads
+        finally:
+            hook.remove()
+            torch.set_num_threads(1)
+        assert set(seen) == {1}
+    assert found[0] == found[1]

@@ -14,11 +14,11 @@ from rosepo_ray import seeds
 from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy import store
-from rosepo_ray.policy.catalogue_search import top_k
-from rosepo_ray.policy.constrained import generate_items
+from rosepo_ray.policy.catalogue.constrained import generate_items
+from rosepo_ray.policy.catalogue.search import top_k
+from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
-from rosepo_ray.policy.title_trie import TitleTrie
 from tests import tiny_models
 
 TITLES = [
@@ -29,13 +29,11 @@ TITLES = [
 
 @pytest.fixture(scope="module", params=["llama lora", "qwen2 full", "qwen3 full", "gpt2 lora"])
 def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Policy:
-    torch.set_num_threads(1)
     return make(tmp_path_factory.mktemp("base"), *request.param.split())
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Policy]:
-    torch.set_num_threads(1)
     return [make(tmp_path_factory.mktemp("base"), family, "full", seed=3) for family in ("llama", "gpt2")]
 
 

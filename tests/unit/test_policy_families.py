@@ -29,7 +29,6 @@ PROMPT = PromptSettings(template="instruction", list_candidates=True)
 @pytest.fixture(scope="module", params=[f"{family} {how}" for family in FAMILIES for how in ("lora", "full")])
 def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Policy:
     """A family with adapters that do something, or with all weights in training."""
-    torch.set_num_threads(1)
     family, how = request.param.split()
     folder = tiny_models.save(tmp_path_factory.mktemp("base"), family, TITLES)
     lora = LoraSettings(r=4, alpha=8) if how == "lora" else None
@@ -99,9 +98,9 @@ def test_a_models_own_generation_settings_change_nothing(policy: Policy):
     """Chat models come with a repetition penalty; transformers would fill it in."""
     from transformers import GenerationConfig
 
-    from rosepo_ray.policy.constrained import generate_items
+    from rosepo_ray.policy.catalogue.constrained import generate_items
+    from rosepo_ray.policy.catalogue.title_trie import TitleTrie
     from rosepo_ray.policy.model import causal_lm
-    from rosepo_ray.policy.title_trie import TitleTrie
 
     model, trie = causal_lm(policy.model), TitleTrie.build(policy.prompter, TITLES, TITLES)
     requests = [Request(TITLES[:n], (), TITLES[:4]) for n in (1, 4)]

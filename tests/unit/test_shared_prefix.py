@@ -29,7 +29,6 @@ row = st.tuples(st.lists(token, min_size=1, max_size=9), st.lists(title, min_siz
 
 @pytest.fixture(scope="module", params=[f"{family} {how}" for family in FAMILIES for how in ("lora", "full")])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    torch.set_num_threads(1)
     family, how = request.param.split()
     folder = tiny_models.save(tmp_path_factory.mktemp("base"), family, ["Heat"])
     built: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")

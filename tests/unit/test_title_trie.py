@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from rosepo_ray.config import PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import scratch
+from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 from rosepo_ray.policy.prompts import Prompter
-from rosepo_ray.policy.title_trie import TitleTrie
 
 END = 0
 ROWS = st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=6), min_size=1, max_size=40)

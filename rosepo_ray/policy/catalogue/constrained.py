@@ -11,10 +11,11 @@ from transformers import LogitsProcessor
 
 from rosepo_ray import seeds
 from rosepo_ray.errors import RosepoError
+from rosepo_ray.policy.catalogue.prompt_cache import NOT_A_NUMBER
+from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 from rosepo_ray.policy.generation import write
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompt_cache import NOT_A_NUMBER
-from rosepo_ray.policy.title_trie import TitleTrie
+from rosepo_ray.policy.threads import one_thread
 
 
 class TitlesOnly(LogitsProcessor):
@@ -42,6 +43,7 @@ class TitlesOnly(LogitsProcessor):
         return allowed
 
 
+@one_thread()
 def generate_items(
     policy: Policy,
     trie: TitleTrie,

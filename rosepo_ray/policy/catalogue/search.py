@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from rosepo_ray import seeds
-from rosepo_ray.policy.best_first import Search
+from rosepo_ray import ordering
+from rosepo_ray.policy.catalogue.best_first import Search
+from rosepo_ray.policy.catalogue.prompt_cache import CachedPrompts, bytes_per_slot
+from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompt_cache import CachedPrompts, bytes_per_slot
 from rosepo_ray.policy.shared_prefix.attention import additive
-from rosepo_ray.policy.title_trie import TitleTrie
+from rosepo_ray.policy.threads import one_thread
 
 _ROOM = 128
 """Slots that a search is given at the start beside the prompt; most need a few dozen."""
@@ -106,6 +107,7 @@ def _score(cached: CachedPrompts, trie: TitleTrie, chunk: int) -> np.ndarray:
     return bound_BN[:, trie.leaf_I]
 
 
+@one_thread()
 def top_k(
     policy: Policy,
     trie: TitleTrie,
@@ -124,7 +126,8 @@ def top_k(
     `batch` prompts are searched together at most, `tokens` read at once. Where keys and values would take more than
     `cache_mib`, the prompts that are not done begin again in smaller batches. A prompt that still finds no room alone,
     or would read more than `most_nodes` nodes, is scored in full. Equal scores are ordered by `seeds.tie_break(row id,
-    item id)`. A prefix bounds sums, not means: with `per_token` all titles are scored.
+    item id)`. Runs on one thread (see `one_thread`). A prefix bounds sums, not means: with `per_token` all titles are
+    scored.
     """
     found: dict[int, Found] = {}
     rest: dict[int, int] = {}
@@ -151,23 +154,14 @@ def top_k(
                 rest[index] = int(search.read[row])
                 continue
             items = trie.item_I[np.concatenate([np.arange(*trie.item_start_N1[n : n + 2]) for n in leaf])]
-            best = cut(trie, items, np.repeat(score, count), k, row_ids[index])
-            found[index] = Found(*best, int(search.read[row]), False)
+            scores = np.repeat(score, count)
+            best = ordering.best_first(row_ids[index], [trie.item_ids[i] for i in items], scores, k)
+            found[index] = Found(items[best], scores[best], int(search.read[row]), False)
     for start in range(0, len(rest), batch):
         here = list(rest)[start : start + batch]
         some = [prompts[i] for i in here]
-        scores = score_all(policy, trie, some, tokens=tokens, cache_mib=cache_mib, per_token=per_token)
-        for index, row in zip(here, scores, strict=True):
-            best = cut(trie, np.arange(trie.items), row, k, row_ids[index])
-            found[index] = Found(*best, rest[index] + len(trie.read_R), True)
+        all_scores = score_all(policy, trie, some, tokens=tokens, cache_mib=cache_mib, per_token=per_token)
+        for index, row in zip(here, all_scores, strict=True):
+            best = ordering.best_first(row_ids[index], trie.item_ids, row, k)
+            found[index] = Found(best, row[best], rest[index] + len(trie.read_R), True)
     return [found[index] for index in range(len(prompts))]
-
-
-def cut(trie: TitleTrie, items: np.ndarray, scores: np.ndarray, k: int, row_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """The k best of `items` and their scores; equal scores in the order of evaluation's ranking."""
-    if len(items) > k:
-        enough = scores >= np.partition(scores, len(scores) - k)[len(scores) - k]
-        items, scores = items[enough], scores[enough]
-    ties = seeds.tie_break(row_id, (trie.item_ids[i] for i in items))
-    order = np.lexsort((ties, -scores))[:k]
-    return items[order], scores[order]

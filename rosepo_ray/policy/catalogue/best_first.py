@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from rosepo_ray.policy.prompt_cache import CachedPrompts
-from rosepo_ray.policy.title_trie import TitleTrie
+from rosepo_ray.policy.catalogue.prompt_cache import CachedPrompts
+from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 
 _NONE = np.float32(-np.inf)
 _FIRST_ROUND = 256
