@@ -30,11 +30,11 @@ setup: $(STAMP)  ## make .venv from requirements.lock
 align: $(STAMP)  ## the whole job; settings through ARGS="--recipe NAME --align.beta 0.2"
 	$(BIN)/python jobs/align.py $(ARGS)
 
-test: $(STAMP)  ## unit and integration tests (about 15 minutes on 2 cores)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: test-unit  ## unit and integration tests (about 12 minutes on 2 cores)
+	$(BIN)/python -m pytest tests/integration -m "not slow" $(ARGS)
 
 test-unit: $(STAMP)  ## unit tests only (under a minute)
-	$(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest tests/unit -m "not slow" -n 2 $(ARGS)
 
 test-slow: $(STAMP)  ## jobs as a user starts them, faults, long runs
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations, pairwise
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray.training.buckets import PASS_TOKENS, Shape, buckets
@@ -14,7 +14,6 @@ def cost(shapes: list[Shape], groups: list[list[int]], extra: int = PASS_TOKENS[
     return sum(len(group) * sum(max(shapes[i][part] for i in group) for part in (0, 1)) + extra for group in groups)
 
 
-@settings(max_examples=60, deadline=None)
 @given(shapes=st.lists(st.tuples(st.integers(1, 400), st.integers(0, 200)), max_size=7), most=st.integers(1, 7))
 def test_every_row_once_and_no_grouping_of_sorted_rows_is_cheaper(shapes: list[Shape], most: int) -> None:
     groups = buckets(shapes, most)

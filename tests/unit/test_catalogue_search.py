@@ -128,7 +128,7 @@ def catalogues(draw: st.DrawFn) -> list[list[int]]:
     return draw(st.lists(st.lists(token, min_size=1, max_size=5), min_size=1, max_size=30))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     rows=catalogues(),
     prompts=st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=12), min_size=1, max_size=5),

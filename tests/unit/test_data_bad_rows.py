@@ -56,7 +56,7 @@ def test_a_line_break_inside_quotes_ends_no_row(tmp_path):
 
 @pytest.mark.parametrize("block", [40, 100, 1 << 20])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(broken=st.sets(st.integers(0, 59)))
 def test_numbers_whatever_the_blocks(tmp_path_factory, suffix, block, broken):
     folder = tmp_path_factory.mktemp("numbers")

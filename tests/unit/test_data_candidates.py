@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray.data import candidates
@@ -35,7 +35,6 @@ def one(seed, banned, count, size):
     return candidates.others(np.array([seed], np.uint64), np.array([0]), matrix, count)[0].tolist()
 
 
-@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**63), size=st.integers(2, 40), data=st.data())
 def test_others_are_distinct_allowed_and_fixed_by_the_seed(seed, size, data):
     banned = data.draw(st.sets(st.integers(0, size - 1), max_size=size - 1))
@@ -48,7 +47,6 @@ def test_others_are_distinct_allowed_and_fixed_by_the_seed(seed, size, data):
     assert found[: count // 2] == one(seed, banned, count, size)[: count // 2]
 
 
-@settings(max_examples=100, deadline=None)
 @given(seed=st.integers(0, 2**63), data=st.data())
 def test_the_draw_stays_the_same_as_far_as_exclusion_allows(seed, data):
     banned = data.draw(st.sets(st.integers(0, 29), max_size=10))

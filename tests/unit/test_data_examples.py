@@ -1,7 +1,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray.data import examples, hashes, partition, values
@@ -163,7 +163,6 @@ EVENT = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(
     events=st.lists(EVENT, min_size=1, max_size=30),
     border=st.integers(0, 6),
@@ -195,7 +194,6 @@ def test_invariants_of_any_log(events, border, kind, history):
     assert tables.popularity.sum() == sum(len(items) for items in sequences.values())
 
 
-@settings(max_examples=80, deadline=None)
 @given(events=st.lists(EVENT, min_size=2, max_size=20, unique_by=lambda e: e[:2]), data=st.data())
 def test_row_order_does_not_matter_when_times_differ(events, data):
     timed = [(user, item, time, rating) for time, (user, item, _, rating) in enumerate(events)]

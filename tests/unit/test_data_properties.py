@@ -142,7 +142,7 @@ def crowded(case: Log, reference: Expected) -> bool:
     return any(len(case.items) - len(reference.whole[user]) < case.candidates - 1 for user in judged)
 
 
-@settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(case=logs(), seed=st.integers(0, 999), files=st.integers(2, 4), block=st.sampled_from([300, 1 << 20]))
 def test_random_logs(case, seed, files, block):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:

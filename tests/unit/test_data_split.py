@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray.data import boundary, split
@@ -57,7 +57,6 @@ KEYS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
 @given(keys=KEYS, data=st.data(), parts=st.integers(1, 3))
 def test_search_finds_what_sorting_finds(keys, data, parts):
     with pytest.MonkeyPatch.context() as patch:

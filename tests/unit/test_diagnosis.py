@@ -214,7 +214,7 @@ def test_an_object_store_that_refuses_is_one_sentence(tmp_path: Path):
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         done = job_process(
             "--run.dir",

@@ -366,7 +366,7 @@ def judge_all(examples: pa.Table, items: pa.Table, models: dict[str, pa.Table], 
     return evaluate(models, examples, items, sequences, encoder, listed=True, draws=draws, seed=7)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6))
 def test_order_of_rows_and_models_changes_nothing(seed: int) -> None:
     examples, items, models = random_tables(seed)
@@ -378,7 +378,7 @@ def test_order_of_rows_and_models_changes_nothing(seed: int) -> None:
     assert shuffled == judge_all(examples, items, models)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6))
 def test_bounds(seed: int) -> None:
     result = judge_all(*random_tables(seed))

@@ -128,6 +128,7 @@ def test_pauses_grow_and_their_jitter_is_fixed_by_the_caller():
         assert 0.5 * plain <= seconds <= 1.5 * plain
 
 
+@pytest.mark.slow  # a fresh interpreter takes seconds to import torch
 def test_only_the_service_imports_ray():
     code = (
         "import sys, rosepo_ray.oracle.client, rosepo_ray.oracle.store, rosepo_ray.oracle.windows, "

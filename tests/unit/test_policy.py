@@ -69,7 +69,7 @@ def test_instruction_prompt_lists_candidates_only_when_told(policy: Policy):
     assert "Copycat" in text(True)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_packed_rows_equal_separate_rows(policy: Policy, data: st.DataObject):
     tokens = st.integers(0, 299)

@@ -274,6 +274,7 @@ def test_any_title_can_be_written_by_a_scratch_policy(title: str):
     title_checks.check_titles(prompter, [title], True)
 
 
+@pytest.mark.slow  # a fresh interpreter takes seconds to import torch
 def test_the_titles_of_a_scratch_policy_are_checked_without_the_code_of_any_model(tmp_path: Path):
     """That code takes seconds to import, which the driver has no use for."""
     write_data(tmp_path, TITLES, LISTS)

@@ -64,7 +64,7 @@ def same(model: Any, prompts: Sequence[Ids], answers: Sequence[Sequence[Ids]]) -
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(rows=st.lists(row, min_size=1, max_size=3))
 def test_packed_rows_equal_separate_rows_in_any_shape(model: Any, rows: list[tuple[Ids, list[Ids]]]) -> None:
     same(model, *zip(*rows, strict=True))
@@ -86,7 +86,6 @@ def test_packed_rows_equal_separate_rows_for_any_number_of_rejected(model: Any, 
     same(model, [ids(3), ids(12)], [titles, [[END], *titles[1:]]])
 
 
-@settings(max_examples=40, deadline=None)
 @given(rows=st.lists(row, min_size=1, max_size=4))
 def test_a_row_holds_each_beginning_once_and_a_token_sees_its_own_path(rows: list[tuple[Ids, list[Ids]]]) -> None:
     prompts, answers = zip(*rows, strict=True)

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray.config import PromptSettings
@@ -50,7 +50,6 @@ def test_by_hand():
     assert trie.walk(np.empty((2, 0), np.int64)).tolist() == [0, 0]
 
 
-@settings(max_examples=80, deadline=None)
 @given(ROWS)
 def test_any_titles(rows: list[list[int]]):
     trie = build(rows)

@@ -42,7 +42,7 @@ def test_the_smallest_hashes_are_chosen(tmp_path: Path):
     assert chosen(data, units.choose(data, {"train": 99}, 3, "pairs")) == train
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(0, 700), min_size=1, max_size=3), limit=st.integers(1, 800), seed=st.integers(0, 9))
 def test_each_chosen_row_is_in_one_unit(sizes: list[int], limit: int, seed: int, tmp_path_factory):
     data = write(tmp_path_factory.mktemp("data"), sizes)
