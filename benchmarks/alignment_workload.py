@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from rosepo_ray.config import FitSettings, SasrecOracle, Settings
+from rosepo_ray.config.fitting import FitSettings
+from rosepo_ray.config.oracle import SasrecOracle
+from rosepo_ray.config.settings import Settings
 
 ITEMS = 1_682  # as MovieLens-100K
 WORDS = 1_500

@@ -29,7 +29,7 @@ import yaml
 from harness import ROOT, Promise, figure, measure, pin_threads, ratio, seconds, write
 
 from rosepo_ray import ordering, tables
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.policy import store
 from rosepo_ray.policy.catalogue.search import Found, score_all, top_k
 from rosepo_ray.policy.catalogue.title_trie import TitleTrie

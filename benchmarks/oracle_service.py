@@ -29,7 +29,7 @@ APP = "rosepo-benchmark-oracle"
 
 def build(folder: Path, seed: int = 1) -> None:
     """An oracle below `folder` in which every item is known."""
-    from rosepo_ray.config import SasrecOracle
+    from rosepo_ray.config.oracle import SasrecOracle
     from rosepo_ray.oracle import store
     from rosepo_ray.oracle.model import SasrecScorer
     from rosepo_ray.oracle.sasrec import SasRec, Shape
@@ -63,7 +63,7 @@ def timed(side: Callable[[], list[Any]]) -> tuple[float, list[Any]]:
 
 def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Figures and details. Starts a local Ray cluster and ends it."""
-    from rosepo_ray.config import Settings
+    from rosepo_ray.config.settings import Settings
     from rosepo_ray.oracle import judging, store
     from rosepo_ray.oracle.client import OracleClient
     from rosepo_ray.stages import cluster

@@ -36,7 +36,7 @@ import alignment_workload as workload
 import numpy as np
 from harness import Figure, Promise, figure, write
 
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 
 if TYPE_CHECKING:
     from rosepo_ray.oracle.model import Oracle

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from workload import BETA, END, FIRST_WORD, PAD, UNKNOWN, Examples, Workload, adapted_model, base_model, shake
 
-from rosepo_ray.config import LoraSettings
+from rosepo_ray.config.policy import LoraSettings
 
 COLUMNS = ("prompt_ids", "chosen_ids", "rejected_ids", "ref_chosen_logps", "ref_rejected_logps")
 

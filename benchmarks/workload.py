@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rosepo_ray.config import LoraSettings
+from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy.pretrained import add_lora
 
 PAD, END, UNKNOWN = 0, 1, 2

@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from rosepo_ray import config_sources, storage
-from rosepo_ray.config import MlflowSettings, PromotionSettings, Section, Settings
+from rosepo_ray import storage
+from rosepo_ray.config import sources
+from rosepo_ray.config.operation import MlflowSettings, PromotionSettings
+from rosepo_ray.config.section import Section
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
 
 if TYPE_CHECKING:
@@ -30,7 +33,7 @@ _UNUSED = {"mlflow.experiment"}  # a registered version is found by its name, no
 
 
 def arguments(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The job's own options and the settings given beside them, as arguments for `config_sources.parse`."""
+    """The job's own options and the settings given beside them, as arguments for `sources.parse`."""
     parser = argparse.ArgumentParser(
         prog="jobs/promote.py",
         description=__doc__,
@@ -70,7 +73,7 @@ def settings_of(run: str | None, given: Sequence[str]) -> Settings:
     with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:
         recipe = Path(temporary, "promotion.yaml")
         recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
-        return config_sources.parse(["--recipe", str(recipe), *given], "jobs/promote.py", "").settings
+        return sources.parse(["--recipe", str(recipe), *given], "jobs/promote.py", "").settings
 
 
 def decide(options: argparse.Namespace, settings: Settings) -> Decision:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from rosepo_ray import disk, logs, markers, pipeline, storage
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import INTERRUPTED, BadInput, Refused, RosepoError, Stopped, clip, short
 from rosepo_ray.log_files import NAME
 from rosepo_ray.logs import LOGGER

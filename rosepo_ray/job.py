@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from rosepo_ray.config import Settings
-from rosepo_ray.config_sources import Command, parse
+from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.sources import Command, parse
 from rosepo_ray.errors import INTERRUPTED, BadInput, NoSpace, RosepoError, short
 
 

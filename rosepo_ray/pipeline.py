@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_ray import __version__, disk, logs, markers, storage, termination
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError, short
 from rosepo_ray.logs import LOGGER
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from rosepo_ray import tables
-from rosepo_ray.config import PretrainedPolicy, Settings
+from rosepo_ray.config.policy import PretrainedPolicy
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.stages import cluster
 

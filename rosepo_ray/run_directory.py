@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from rosepo_ray import __version__, storage
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, short
 from rosepo_ray.registry.redaction import redact
 

@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rosepo_ray import tables
-from rosepo_ray.config import PretrainedPolicy, Settings
+from rosepo_ray.config.policy import PretrainedPolicy
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import scratch
 from rosepo_ray.policy.prompts import Prompter

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rosepo_ray import schemas
-from rosepo_ray.config import Columns
+from rosepo_ray.config.data import Columns
 from rosepo_ray.data import values
 from rosepo_ray.data.files import SourceFile
 from rosepo_ray.data.readers import Wanted, explained, read

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from rosepo_ray.config import PolicySettings, PromptSettings
+from rosepo_ray.config.policy import PolicySettings, PromptSettings
 from rosepo_ray.policy.prompts import Prompter
 
 

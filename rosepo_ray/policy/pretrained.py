@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
-from rosepo_ray.config import LoraSettings, PretrainedPolicy
+from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy
 from rosepo_ray.errors import BadInput
 from rosepo_ray.seeds import derive
 

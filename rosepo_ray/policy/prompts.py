@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from transformers import PreTrainedTokenizerBase
 
-from rosepo_ray.config import PromptSettings
+from rosepo_ray.config.policy import PromptSettings
 from rosepo_ray.errors import BadInput
 
 _OPENING = "A person took these, oldest first:\n"

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from rosepo_ray.config import ScratchPolicy
+from rosepo_ray.config.policy import ScratchPolicy
 from rosepo_ray.seeds import derive
 
 if TYPE_CHECKING:

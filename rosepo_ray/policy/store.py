@@ -10,7 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from rosepo_ray.config import PolicySettings, PretrainedPolicy, PromptSettings
+from rosepo_ray.config.policy import PolicySettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy import pretrained, scratch, self_check
 from rosepo_ray.policy.model import Policy, causal_lm

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 import rosepo_ray
 from rosepo_ray import storage, tables
-from rosepo_ray.config import EvaluationSettings
+from rosepo_ray.config.operation import EvaluationSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.registry import requests
 from rosepo_ray.registry.redaction import redact
@@ -195,7 +195,7 @@ def base_to_ship(policy: Path) -> Path | None:
     description = json.loads((policy / "policy.json").read_text())["policy"]
     if description["type"] != "pretrained" or not (policy / "adapter").is_dir():
         return None
-    from rosepo_ray.config import PretrainedPolicy
+    from rosepo_ray.config.policy import PretrainedPolicy
     from rosepo_ray.policy.pretrained import source_folder
 
     source = Path(source_folder(PretrainedPolicy.model_validate(description)))

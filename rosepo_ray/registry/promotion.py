@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_ray import tables
-from rosepo_ray.config import PromotionSettings
+from rosepo_ray.config.operation import PromotionSettings
 from rosepo_ray.errors import BadInput, Refused
 from rosepo_ray.registry import gates
 from rosepo_ray.registry.packaging import EVIDENCE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rosepo_ray.config import Popularity, SelfHard, Semantic, StrategySettings, Uniform
+from rosepo_ray.config.rejection import Popularity, SelfHard, Semantic, StrategySettings, Uniform
 from rosepo_ray.rejection.base import Pick, RejectionRow, Strategy
 from rosepo_ray.rejection.catalogue import Catalogue
 from rosepo_ray.rejection.mix import MixStrategy

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 
 from rosepo_ray import seeds
-from rosepo_ray.config import Semantic
+from rosepo_ray.config.rejection import Semantic
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.rejection.base import RejectionRow, Strategy, untakeable
 from rosepo_ray.rejection.catalogue import Catalogue

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rosepo_ray import markers, storage, tables
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import Refused, RosepoError
 from rosepo_ray.losses import OBJECTIVES, margins
 from rosepo_ray.stages import answers, fitting, pair_stream

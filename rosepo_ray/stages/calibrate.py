@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rosepo_ray import storage, tables
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 
 _COLUMNS = ["user_id", "split", "history", "chosen", "rejected"]
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from rosepo_ray import logs
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput
 
 _ENVIRONMENT = {

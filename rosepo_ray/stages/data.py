@@ -14,7 +14,8 @@ import pyarrow as pa
 import ray
 
 from rosepo_ray import storage, tables
-from rosepo_ray.config import DataSettings, Settings
+from rosepo_ray.config.data import DataSettings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.data import hashes, items, split
 from rosepo_ray.errors import BadInput
 from rosepo_ray.stages import data_build, data_plan

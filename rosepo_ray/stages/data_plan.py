@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import ray
 
 from rosepo_ray import storage
-from rosepo_ray.config import Columns, DataSettings
+from rosepo_ray.config.data import Columns, DataSettings
 from rosepo_ray.data import samples
 from rosepo_ray.data.files import UTF8, SourceFile, locate
 from rosepo_ray.errors import BadInput
@@ -46,7 +46,7 @@ class Plan:
 def find_source(data: DataSettings, work: str) -> Source:
     """The files of the user, or those of the sample, copied below `work`."""
     if data.sample == "none":
-        assert data.interactions is not None  # config.py has checked both
+        assert data.interactions is not None  # the settings have checked both
         assert data.items is not None
         log = locate(data.interactions, "interactions", data.encoding)
         items = locate(data.items, "items", data.encoding)

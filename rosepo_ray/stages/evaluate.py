@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from rosepo_ray import storage, tables
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.stages import cluster, units
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rosepo_ray import logs, storage, termination
-from rosepo_ray.config import FitSettings, Settings
+from rosepo_ray.config.fitting import FitSettings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import RosepoError, original, short
 from rosepo_ray.stages import cluster, progress
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from rosepo_ray import storage, tables
-from rosepo_ray.config import SasrecOracle, Settings
+from rosepo_ray.config.oracle import SasrecOracle
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.seeds import derive
 from rosepo_ray.stages import fitting

@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rosepo_ray import logs, tables
-from rosepo_ray.config import ConstantOracle, Settings
+from rosepo_ray.config.oracle import ConstantOracle
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.stages import answers, cluster, quiet
 

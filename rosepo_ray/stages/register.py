@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rosepo_ray import storage
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.registry import packaging
 from rosepo_ray.registry.redaction import redact
 from rosepo_ray.registry.tracking import PARENT, Tracker

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rosepo_ray import storage, tables, title_checks
-from rosepo_ray.config import FitSettings, Settings
+from rosepo_ray.config.fitting import FitSettings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.stages import fitting
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rosepo_ray import logs, tables, termination
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.seeds import derive
 from rosepo_ray.stages import cluster, progress

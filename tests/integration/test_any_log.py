@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from rosepo_ray import schemas, storage, tables
-from rosepo_ray.config_sources import build
+from rosepo_ray.config.sources import build
 from rosepo_ray.data import partition
 from rosepo_ray.data.log import KINDS
 from rosepo_ray.errors import BadInput

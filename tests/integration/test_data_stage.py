@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rosepo_ray import schemas, storage, tables
-from rosepo_ray.config_sources import build
+from rosepo_ray.config.sources import build
 from rosepo_ray.data import samples
 from rosepo_ray.data.log import KINDS
 from rosepo_ray.errors import BadInput

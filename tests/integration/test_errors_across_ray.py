@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from rosepo_ray import disk
-from rosepo_ray.config_sources import build
+from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput, NoSpace, RosepoError, original, short
 
 SENTENCE = "3 titles given, 4 wanted, add one"

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from rosepo_ray import markers, storage, tables
-from rosepo_ray.config import MlflowSettings, PromptSettings, ScratchPolicy, Settings
+from rosepo_ray.config.operation import MlflowSettings
+from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.registry import packaging, tracking
 from rosepo_ray.stages import register
 

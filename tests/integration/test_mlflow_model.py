@@ -12,14 +12,9 @@ from typing import Any
 import pytest
 
 from rosepo_ray import tables
-from rosepo_ray.config import (
-    EvaluationSettings,
-    LoraSettings,
-    PretrainedPolicy,
-    PromptSettings,
-    ScratchPolicy,
-    Settings,
-)
+from rosepo_ray.config.operation import EvaluationSettings
+from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings, ScratchPolicy
+from rosepo_ray.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 TITLES = [f"{kind} {place}" for kind in ("Night in", "Return to", "Lost", "The road to") for place in

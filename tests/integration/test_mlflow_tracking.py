@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from rosepo_ray import job, storage
-from rosepo_ray.config import MlflowSettings, Settings
+from rosepo_ray.config.operation import MlflowSettings
+from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.registry import reachable
 from rosepo_ray.registry.tracking import Tracker, tracking_uri

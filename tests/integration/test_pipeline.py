@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 import pytest
 
 from rosepo_ray import markers, pipeline, storage, summary, tables
-from rosepo_ray.config import Settings
-from rosepo_ray.config_sources import build
+from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.sources import build
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.stages import fitting, register
 from tests.synthetic import tiny

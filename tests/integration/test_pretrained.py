@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rosepo_ray import markers, pipeline, storage, tables, title_checks
-from rosepo_ray.config import Settings
-from rosepo_ray.config_sources import build
+from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput
 from rosepo_ray.stages import align, cluster, fitting
 from tests import tiny_models

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from rosepo_ray import config_effects, run_directory
-from rosepo_ray.config_sources import build, parse, read_recipe, recipe_names
+from rosepo_ray import run_directory
+from rosepo_ray.config import effects
+from rosepo_ray.config.sources import build, parse, read_recipe, recipe_names
 from rosepo_ray.errors import BadInput
 from rosepo_ray.job import main
 
@@ -164,7 +165,7 @@ def test_a_setting_without_effect_is_an_error(argv: tuple[str, ...], name: str, 
 
 def test_every_rule_of_no_effect_is_tried_above():
     tried = {name for _, name in WITHOUT_EFFECT}
-    for rule in config_effects.RULES:
+    for rule in effects.RULES:
         assert any(name.startswith(tuple(tried)) for name in rule.names), rule.names
 
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings
+from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.evaluation.ranking import rank
 from rosepo_ray.policy import store

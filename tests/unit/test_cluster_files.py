@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from rosepo_ray import config_sources
+from rosepo_ray.config import sources
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
@@ -153,7 +153,7 @@ def commands() -> list[str]:
 def test_entry_commands_parse(command: str) -> None:
     interpreter, job, *arguments = shlex.split(command)
     assert interpreter == "python"
-    settings = config_sources.parse(arguments, job, "").settings
+    settings = sources.parse(arguments, job, "").settings
     assert settings.run.dir is not None
     assert settings.run.dir.startswith(("s3://", "$PWD/")), "a job's working directory does not last"
 

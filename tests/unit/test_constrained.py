@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rosepo_ray import seeds
-from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings
+from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy import store
 from rosepo_ray.policy.catalogue.constrained import generate_items

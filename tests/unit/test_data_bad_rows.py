@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosepo_ray.config import Columns
+from rosepo_ray.config.data import Columns
 from rosepo_ray.data import items, json_lines, log, readers
 from rosepo_ray.data.files import locate
 from rosepo_ray.data.readers import Wanted

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rosepo_ray import schemas
-from rosepo_ray.config import Columns
+from rosepo_ray.config.data import Columns
 from rosepo_ray.data import items, log, values
 from rosepo_ray.data.files import locate
 from rosepo_ray.data.readers import Batch

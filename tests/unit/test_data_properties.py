@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rosepo_ray.config_sources import build as build_settings
+from rosepo_ray.config.sources import build as build_settings
 from rosepo_ray.data import boundary, examples, log, partition, readers, split
 from rosepo_ray.data.files import locate
 from rosepo_ray.errors import BadInput

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rosepo_ray.config import Columns
-from rosepo_ray.config_sources import build
+from rosepo_ray.config.data import Columns
+from rosepo_ray.config.sources import build
 from rosepo_ray.data import items, log, readers, values
 from rosepo_ray.data.files import locate
 from rosepo_ray.errors import BadInput

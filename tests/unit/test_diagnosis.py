@@ -21,8 +21,8 @@ import pytest
 import yaml
 
 from rosepo_ray import diagnosis, disk, job, markers, pipeline, preflight, run_directory, storage
-from rosepo_ray.config import Settings
-from rosepo_ray.config_sources import build
+from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput, NoSpace, Refused, RosepoError, Stopped, short
 from rosepo_ray.stages import cluster
 from tests.synthetic import tiny

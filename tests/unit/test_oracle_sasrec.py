@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rosepo_ray.config import SasrecOracle
+from rosepo_ray.config.oracle import SasrecOracle
 from rosepo_ray.oracle import sasrec
 from rosepo_ray.oracle.sasrec import Inputs, SasRec, Shape
 from rosepo_ray.training import loop

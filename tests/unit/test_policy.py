@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
 
-from rosepo_ray.config import PretrainedPolicy, PromptSettings, ScratchPolicy
+from rosepo_ray.config.policy import PretrainedPolicy, PromptSettings, ScratchPolicy
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.policy import batches, pretrained, store
 from rosepo_ray.policy.generation import generate

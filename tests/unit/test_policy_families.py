@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig
 
-from rosepo_ray.config import LoraSettings, PretrainedPolicy, PromptSettings
+from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import pretrained, self_check, store
 from rosepo_ray.policy.generation import generate

@@ -27,8 +27,9 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModel, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config
 
 from rosepo_ray import preflight, tables, title_checks
-from rosepo_ray.config import PromptSettings, Settings
-from rosepo_ray.config_sources import build
+from rosepo_ray.config.policy import PromptSettings
+from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput
 from rosepo_ray.job import main
 from rosepo_ray.policy import pretrained, scratch, usable
@@ -279,7 +280,7 @@ def test_the_titles_of_a_scratch_policy_are_checked_without_the_code_of_any_mode
     """That code takes seconds to import, which the driver has no use for."""
     write_data(tmp_path, TITLES, LISTS)
     code = (
-        "import sys; from rosepo_ray import title_checks; from rosepo_ray.config_sources import build; "
+        "import sys; from rosepo_ray import title_checks; from rosepo_ray.config.sources import build; "
         "title_checks.check(build({'policy': {'type': 'scratch', 'vocabulary': 300}}), sys.argv[1]); "
         "sys.exit(bool({'transformers.modeling_utils', 'transformers.models.llama'} & set(sys.modules)))"
     )

@@ -17,8 +17,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
-from rosepo_ray import config_sources
-from rosepo_ray.config import Settings
+from rosepo_ray.config import sources
+from rosepo_ray.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 RECIPES = resources.files("rosepo_ray") / "recipes"
@@ -34,19 +34,19 @@ def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
-@pytest.mark.parametrize("name", config_sources.recipe_names())
+@pytest.mark.parametrize("name", sources.recipe_names())
 def test_every_recipe_is_valid_and_starts_with_its_command(name: str) -> None:
     text = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8")
     command = text.splitlines()[0]
     assert command.startswith(("# python jobs/align.py", "# make align")), command
     if command.startswith("# python"):
         arguments = shlex.split(command.removeprefix("# python jobs/align.py"))
-        assert config_sources.parse(arguments, "align", "").recipe == name
-    config_sources.build(config_sources.read_recipe(name))
+        assert sources.parse(arguments, "align", "").recipe == name
+    sources.build(sources.read_recipe(name))
 
 
 def test_the_quickstart_is_what_comes_without_a_recipe() -> None:
-    assert config_sources.DEFAULT_RECIPE in config_sources.recipe_names()
+    assert sources.DEFAULT_RECIPE in sources.recipe_names()
 
 
 def test_the_makefile_installs_the_competitors_that_the_project_names() -> None:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from rosepo_ray import tables
-from rosepo_ray.config import PromotionSettings
+from rosepo_ray.config.operation import PromotionSettings
 from rosepo_ray.errors import BadInput, Refused
 from rosepo_ray.registry import gates
 

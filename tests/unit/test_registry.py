@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosepo_ray.config import MlflowSettings
+from rosepo_ray.config.operation import MlflowSettings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.registry import reachable, requests, tracking
 from rosepo_ray.registry.redaction import flatten, redact

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from rosepo_ray.config import Mix, Popularity, SelfHard, Semantic, StrategySettings, Uniform
+from rosepo_ray.config.rejection import Mix, Popularity, SelfHard, Semantic, StrategySettings, Uniform
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.rejection import Catalogue, Pick, RejectionRow, Strategy, build
 

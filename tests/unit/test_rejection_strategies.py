@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import chisquare
 
 from rosepo_ray import tables
-from rosepo_ray.config import Mix, Popularity, SelfHard, Semantic, Uniform
+from rosepo_ray.config.rejection import Mix, Popularity, SelfHard, Semantic, Uniform
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.rejection import Catalogue, Pick, RejectionRow, build
 from rosepo_ray.rejection.catalogue import title_key

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from rosepo_ray import markers, memory, pipeline, run_directory, storage, summary, tables
-from rosepo_ray.config import Settings
-from rosepo_ray.config_sources import build
+from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput, RosepoError, original
 
 

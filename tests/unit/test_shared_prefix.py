@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, MixtralConfig
 
-from rosepo_ray.config import LoraSettings
+from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy import pretrained
 from rosepo_ray.policy.shared_prefix import llama, module
 from rosepo_ray.policy.shared_prefix.layout import chain, pack

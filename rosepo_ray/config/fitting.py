@@ -1,0 +1,71 @@
+"""Training runs of the policy: SFT, longer SFT, alignment and its objective."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rosepo_ray.config.section import Section
+
+
+class FitSettings(Section):
+    """One training run: AdamW, linear warm-up, cosine decay to zero."""
+
+    batch: int = Field(32, ge=1)
+    """Rows per optimiser step over all workers; accumulation follows from it."""
+    micro_batch: int = Field(32, ge=1)
+    """Rows per forward pass and worker at most."""
+    lr: float = Field(1e-3, gt=0)
+    """Peak learning rate."""
+    warmup: float = Field(0.05, ge=0, lt=1)
+    """Share of the steps that warm up."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Decoupled weight decay of matrices."""
+    clip: float = Field(1.0, gt=0)
+    """Largest gradient norm."""
+    checkpoint_every: int = Field(200, ge=1)
+    """Steps between checkpoints."""
+
+
+class SftSettings(FitSettings):
+    dense: bool = True
+    """Loss on every title of windows of history + 1 items (titles prompt only); else on the target of each example."""
+    steps: int = Field(600, ge=1)
+    """Optimiser steps."""
+
+
+class SftLongerSettings(Section):
+    enabled: bool = True
+    """Continue SFT for as many steps as alignment took: the control that a gain of the method must beat."""
+
+
+class Conservative(Section):
+    """L = (1-e) softplus(-bD) + e softplus(bD)."""
+
+    type: Literal["conservative"] = "conservative"
+
+
+class Robust(Section):
+    """L = [(1-e) softplus(-bD) - e softplus(bD)] / (1-2e) (rDPO, Chowdhury et al. 2024, arXiv:2403.00409)."""
+
+    type: Literal["robust"]
+
+
+ObjectiveSettings = Annotated[Conservative | Robust, Field(discriminator="type")]
+
+
+class AlignSettings(FitSettings):
+    objective: ObjectiveSettings = Conservative()
+    beta: float = Field(0.1, gt=0)
+    """Strength of the pull to the reference."""
+    epsilon_max: float = Field(0.5, ge=0, le=1)
+    """Upper bound of the personal smoothing factor."""
+    sft_weight: float = Field(0.0, ge=0)
+    """Weight of the SFT term on the chosen title (mean per token)."""
+    epochs: int = Field(1, ge=1)
+    """Passes over the pairs."""
+    lr: float = Field(1e-4, gt=0)
+    """Peak learning rate."""
+    replay: str | None = None
+    """Folder of an earlier alignment stage whose smoothing table gives every epsilon; the oracle is not asked."""

