@@ -27,7 +27,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import yaml
 from data_scale import write_log
-from harness import Figure, Promise, figure, write
+from harness import Figure, Promise, figure, need, write
 
 ROOT = Path(__file__).parents[1]
 ITEMS = 20_000
@@ -144,6 +144,7 @@ def main() -> None:
     if given.stage is not None:
         print(json.dumps(run_stage(given.stage, given.out)))
         return
+    need("polars")
     given.rows = given.rows or (1_000_000 if given.quick else 5_000_000)
     given.rounds = given.rounds or (3 if given.quick else 5)
     with tempfile.TemporaryDirectory(prefix="data-polars-", dir=given.folder) as folder:

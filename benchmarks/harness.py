@@ -7,6 +7,7 @@ the quartiles over rounds. Every side uses one thread (:func:`pin_threads`).
 from __future__ import annotations
 
 import gc
+import importlib.util
 import json
 import os
 import platform
@@ -40,6 +41,17 @@ def pin_threads() -> None:
         os.environ.update(wanted)
         os.execv(sys.executable, [sys.executable, *sys.argv])
     torch.set_num_threads(1)
+
+
+def need(*competitors: str) -> None:
+    """Ends the script where a competitor is not installed, before anything is measured."""
+    if missing := [name for name in competitors if importlib.util.find_spec(name) is None]:
+        print(
+            f"error: this benchmark measures against {' and '.join(missing)}, which this Python does not have; run it "
+            "by `make bench` or `make bench-full`, or with .venv-bench/bin/python, which these make",
+            file=sys.stderr,
+        )
+        raise SystemExit(2)
 
 
 @dataclass

@@ -42,7 +42,9 @@ def separate_logps(model: Any, batch: Examples) -> Tensor:
     pairs = [(p, answer) for p, answers in zip(batch.prompts, batch.responses, strict=True) for answer in answers]
     length = max(len(prompt) + len(answer) - 1 for prompt, answer in pairs)
     ids = torch.full((len(pairs), length), PAD)
-    rows, positions, targets = [], [], []
+    rows: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
     for number, (prompt, answer) in enumerate(pairs):
         ids[number, : len(prompt) + len(answer) - 1] = torch.tensor([*prompt, *answer[:-1]])
         rows += [number] * len(answer)

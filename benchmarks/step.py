@@ -162,6 +162,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["ISSUE", "TINY"], default="ISSUE", help="TINY: does the script run?")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
     given = parser.parse_args()
+    harness.need("trl", "datasets")
     harness.pin_threads()
     rounds = given.rounds or (9 if given.full else 5)
     shape: Workload = getattr(workload, given.model)

@@ -105,7 +105,10 @@ class Examples:
 def examples(workload: Workload, count: int, responses: int, seed: int = 2) -> Examples:
     """`count` prompts with `responses` titles each, the longest prompts last (as a run buckets its rows)."""
     rng = np.random.default_rng([seed, count, responses])
-    words = lambda size: rng.integers(FIRST_WORD, workload.vocabulary, size).tolist()  # noqa: E731
+
+    def words(size: int) -> list[int]:
+        return [int(word) for word in rng.integers(FIRST_WORD, workload.vocabulary, size)]
+
     shortest, longest = workload.prompt_tokens
     prompts = [words(size) for size in sorted(rng.integers(shortest, longest + 1, count))]
     lengths = np.clip(
