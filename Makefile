@@ -30,8 +30,9 @@ setup: $(STAMP)  ## make .venv from requirements.lock
 align: $(STAMP)  ## the whole job; settings through ARGS="--recipe NAME --align.beta 0.2"
 	$(BIN)/python jobs/align.py $(ARGS)
 
-test: test-unit  ## unit and integration tests (about 12 minutes on 2 cores)
-	$(BIN)/python -m pytest tests/integration -m "not slow" $(ARGS)
+test: $(STAMP)  ## unit and integration tests (about 12 minutes on 2 cores)
+	$(BIN)/python -m pytest tests/unit -m "not slow" -n 2
+	$(BIN)/python -m pytest tests/integration -m "not slow"
 
 test-unit: $(STAMP)  ## unit tests only (under a minute)
 	$(BIN)/python -m pytest tests/unit -m "not slow" -n 2 $(ARGS)
@@ -54,6 +55,7 @@ bench: $(BENCH)  ## measure the language-model kernels and the oracle's service 
 	.venv-bench/bin/python benchmarks/step.py
 	.venv-bench/bin/python benchmarks/scoring.py
 	.venv-bench/bin/python benchmarks/oracle_service.py --quick
+	.venv-bench/bin/python benchmarks/report.py
 
 bench-full: $(BENCH)  ## every figure of docs/benchmarks.md (some hours)
 	.venv-bench/bin/python benchmarks/step.py --full
@@ -61,7 +63,9 @@ bench-full: $(BENCH)  ## every figure of docs/benchmarks.md (some hours)
 	.venv-bench/bin/python benchmarks/catalogue_search.py
 	.venv-bench/bin/python benchmarks/oracle_service.py
 	.venv-bench/bin/python benchmarks/ray_overhead.py
+	.venv-bench/bin/python benchmarks/ray_overhead.py --quick
 	.venv-bench/bin/python benchmarks/data_vs_polars.py
+	.venv-bench/bin/python benchmarks/report.py
 
 lint: $(STAMP)  ## style, formatting and types
 	$(BIN)/ruff check .

@@ -149,7 +149,7 @@ def compare(
 
     times = measure({"search": search, "all": everything}, rounds)
     for found, scores, row_id in zip(last["search"], last["all"], row_ids, strict=True):
-        best = ordering.best_first(row_id, trie.item_ids, scores, K)
+        best = ordering.top(row_id, trie.item_ids, scores, K)
         same(found, scores, (best, scores[best]))
     nodes = [one.nodes for one in last["search"]]
     details = {

@@ -188,7 +188,7 @@ def write(name: str, figures: Mapping[str, Figure], details: dict[str, Any], fol
 
 
 def table(figures: Mapping[str, Figure]) -> str:
-    lines = ["| figure | measured | quartiles | at least | goal | met |", "|---|---|---|---|---|---|"]
+    lines = ["| figure | measured | quartiles | threshold | goal | met |", "|---|---|---|---|---|---|"]
     for name, one in figures.items():
         sign = "≤ " if one.lower_is_better else ""
         promised = ["–" if number is None else f"{sign}{number:g}" for number in (one.at_least, one.goal)]

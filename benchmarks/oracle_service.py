@@ -119,7 +119,7 @@ def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer calls a round")
+    parser.add_argument("--quick", action="store_true", help="fewer calls a round; the result has another name")
     parser.add_argument("--k", type=int, default=3, help="rejected items a row")
     parser.add_argument("--calls", type=int, help="calls a round; default: 64, with --quick 24")
     parser.add_argument("--rounds", type=int, help="default: 15, with --quick 7")
@@ -129,7 +129,7 @@ def main() -> None:
     given.rounds = given.rounds or (7 if given.quick else 15)
     with tempfile.TemporaryDirectory(prefix="rosepo-oracle-") as folder:
         figures, details = compare(given, Path(folder))
-    write("oracle_service", figures, details)
+    write("oracle_service_quick" if given.quick else "oracle_service", figures, details)
 
 
 if __name__ == "__main__":

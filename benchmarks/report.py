@@ -48,7 +48,8 @@ ROWS = (
         "catalogue_search",
     ),
     ("the alignment stage on Ray against a bare process, time of a step", ("ray_overhead",), "ray_overhead"),
-    ("part of a step that waits for its batch", ("oracle_wait_share",), "ray_overhead"),
+    ("… a policy of 2 M parameters, steps of a third of a second", ("ray_overhead",), "ray_overhead_quick"),
+    ("part of a steady step that waits for its batch (asked for before)", ("oracle_wait_share",), "ray_overhead"),
     ("oracle by Serve handle against the direct call, pairs/s", ("oracle_handle_vs_direct",), "oracle_service"),
     ("the data stage against a polars script, time", ("data_vs_polars",), "data_vs_polars"),
 )
@@ -61,7 +62,7 @@ def digits(number: float) -> str:
     return f"{number:.0f}"
 
 
-def asked(figure: dict[str, Any]) -> str:
+def threshold(figure: dict[str, Any]) -> str:
     if figure["at_least"] is None:
         return "–"
     return ("≤ " if figure["lower_is_better"] else "") + f"{figure['at_least']:g}"
@@ -69,25 +70,34 @@ def asked(figure: dict[str, Any]) -> str:
 
 def summary() -> str:
     """The README's table."""
-    lines = ["| figure | measured | asked for | command |", "|---|---|---|---|"]
+    lines = ["| figure | measured | threshold | script |", "|---|---|---|---|"]
     for label, names, result in ROWS:
         figures = json.loads((RESULTS / f"{result}.json").read_text())["figures"]
         found = [figures[name] for name in names]
         measured = " / ".join(digits(one["value"]) + (" ×" if one["unit"] == "×" else "") for one in found)
-        wanted = " / ".join(map(asked, found)) if any(one["at_least"] is not None for one in found) else "–"
-        lines.append(f"| {label} | {measured} | {wanted} | `benchmarks/{result}.py` |")
+        wanted = " / ".join(map(threshold, found)) if any(one["at_least"] is not None for one in found) else "–"
+        script = result.removesuffix("_quick")
+        lines.append(f"| {label} | {measured} | {wanted} | `benchmarks/{script}.py` |")
     return "\n".join(lines)
+
+
+def table(name: str) -> str:
+    """The result's own table, with the command that made it."""
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    load = result["machine"].get("load_average_at_the_end", [float("nan")])[0]
+    made = f"`{result['command']}`, revision {result['revision'][:7]}, load at the end {load:.1f}"
+    return f"{(RESULTS / f'{name}.md').read_text().strip()}\n\n{made}"
 
 
 def filled(page: str) -> str:
     """`page` with the present results between its comments."""
 
-    def table(found: re.Match[str]) -> str:
+    def text_for(found: re.Match[str]) -> str:
         name = found["name"]
-        text = summary() if name == "summary" else (RESULTS / f"{name}.md").read_text().strip()
+        text = summary() if name == "summary" else table(name)
         return f"<!-- result: {name} -->\n\n{text}\n\n<!-- end -->"
 
-    return re.sub(r"<!-- result: (?P<name>\w+) -->.*?<!-- end -->", table, page, flags=re.DOTALL)
+    return re.sub(r"<!-- result: (?P<name>\w+) -->.*?<!-- end -->", text_for, page, flags=re.DOTALL)
 
 
 def main() -> None:

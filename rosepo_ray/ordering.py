@@ -9,7 +9,7 @@ import numpy as np
 from rosepo_ray import seeds
 
 
-def best_first(row_id: str, item_ids: Sequence[str], scores_N: np.ndarray, count: int) -> np.ndarray:
+def top(row_id: str, item_ids: Sequence[str], scores_N: np.ndarray, count: int) -> np.ndarray:
     """Positions of the `count` best of N scores (fewer where N is smaller), best first, int64. No score may be NaN.
 
     Equal scores are ordered by `seeds.tie_break(row_id, item)`, so that the order in which items came decides nothing.

@@ -26,7 +26,7 @@ def rank(
             f"row {example_id}: {len(items)} items cannot be ranked by scores of shape {values.shape} "
             f"with {int(np.isnan(values).sum())} NaN; the model must give one number per item"
         )
-    order = ordering.best_first(example_id, items, values, len(values) if count is None else count)
+    order = ordering.top(example_id, items, values, len(values) if count is None else count)
     return [items[i] for i in order], values[order].astype(np.float32)
 
 

@@ -67,7 +67,7 @@ class SentenceEncoder:
         except ImportError as error:
             raise BadInput(
                 f"rejection.encoder {name} needs the package sentence-transformers, which is not installed; "
-                "run `pip install rosepo_ray[semantic]` or set rejection.encoder tfidf"
+                "run `pip install sentence-transformers` or set rejection.encoder tfidf"
             ) from error
         try:
             self._model = SentenceTransformer(name)

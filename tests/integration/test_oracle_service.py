@@ -194,18 +194,21 @@ def test_a_replica_killed_with_calls_in_flight_is_survived(ray_cluster, folder):
             outcomes[attempts] = error
 
     callers = [threading.Thread(target=ask, args=(attempts,)) for attempts in (1, 8)]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join(timeout=180)
+    try:
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join(timeout=180)
+        replacement = OracleClient("killed").health()["pid"]
+    finally:
+        service.stop("killed")
+    assert replacement != doomed
     assert not ended_before, "a caller ended before the replica was killed: nothing was tested"
     # The caller without a second attempt shows that calls were in flight; it says so and invents no answer.
     assert isinstance(outcomes[1], RosepoError)
     assert "in 1 attempts; the last failure was" in str(outcomes[1])
     direct = judge(oracle(), as_request(*asked))
     np.testing.assert_allclose(np.concatenate(outcomes[8].disagreement), flat(direct["disagreement"]), atol=1e-5)
-    assert OracleClient("killed").health()["pid"] != doomed
-    service.stop("killed")
 
 
 def test_a_change_of_version_between_calls_is_reported(ray_cluster, tmp_path):

@@ -26,7 +26,8 @@ def report() -> Any:
 def test_the_pages_show_the_results(report: Any):
     for name in report.PAGES:
         page = (ROOT / name).read_text()
-        assert "<!-- result: " in page
+        assert page.count("<!-- result: ") == page.count("<!-- end -->") > 0
+        assert "@@" not in page
         assert report.filled(page) == page, f"{name} differs from benchmarks/results; run benchmarks/report.py"
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray import seeds
-from rosepo_ray.ordering import best_first
+from rosepo_ray.ordering import top
 
 few = st.sampled_from([-np.inf, -2.0, -1.5, 0.0, 1.0, np.inf])  # so that most scores are equal to others
 
@@ -15,18 +15,18 @@ def test_the_first_places_are_those_of_a_full_sort(scores: list[float], count: i
     items = [f"i{n}" for n in range(len(scores))]
     ties = seeds.tie_break(row, items)
     plain = sorted(range(len(scores)), key=lambda n: (-scores[n], ties[n]))
-    assert best_first(row, items, np.array(scores), count).tolist() == plain[:count]
+    assert top(row, items, np.array(scores), count).tolist() == plain[:count]
 
 
 @given(scores=st.lists(few, min_size=2, max_size=12), count=st.integers(1, 12), data=st.data())
 def test_the_order_in_which_items_came_decides_nothing(scores: list[float], count: int, data: st.DataObject):
     items = [f"i{n}" for n in range(len(scores))]
     moved = data.draw(st.permutations(range(len(scores))))
-    best = [items[n] for n in best_first("row", items, np.array(scores), count)]
+    best = [items[n] for n in top("row", items, np.array(scores), count)]
     shuffled = [items[n] for n in moved]
-    assert [shuffled[n] for n in best_first("row", shuffled, np.array(scores)[list(moved)], count)] == best
+    assert [shuffled[n] for n in top("row", shuffled, np.array(scores)[list(moved)], count)] == best
 
 
 def test_rows_order_ties_differently():
     items, scores = [f"i{n}" for n in range(8)], np.zeros(8)
-    assert len({tuple(best_first(f"row {n}", items, scores, 8)) for n in range(20)}) > 10
+    assert len({tuple(top(f"row {n}", items, scores, 8)) for n in range(20)}) > 10

@@ -72,8 +72,8 @@ def test_packed_rows_equal_separate_rows_in_any_shape(model: Any, rows: list[tup
 
 @pytest.mark.parametrize("rejected", [1, 4, 15])
 def test_packed_rows_equal_separate_rows_for_any_number_of_rejected(model: Any, rejected: int) -> None:
-    """The first title stands twice, two begin alike; with few rejected the rows are as long as each other, else one
-    row is padded and has the end token alone for a title."""
+    """The first title stands twice and two begin alike, in rows of one length; with more rejected also in rows of which
+    one is padded and has the end token alone for a title."""
     generator = torch.Generator().manual_seed(rejected)
 
     def ids(count: int) -> Ids:

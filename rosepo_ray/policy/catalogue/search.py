@@ -155,13 +155,13 @@ def top_k(
                 continue
             items = trie.item_I[np.concatenate([np.arange(*trie.item_start_N1[n : n + 2]) for n in leaf])]
             scores = np.repeat(score, count)
-            best = ordering.best_first(row_ids[index], [trie.item_ids[i] for i in items], scores, k)
+            best = ordering.top(row_ids[index], [trie.item_ids[i] for i in items], scores, k)
             found[index] = Found(items[best], scores[best], int(search.read[row]), False)
     for start in range(0, len(rest), batch):
         here = list(rest)[start : start + batch]
         some = [prompts[i] for i in here]
         all_scores = score_all(policy, trie, some, tokens=tokens, cache_mib=cache_mib, per_token=per_token)
         for index, row in zip(here, all_scores, strict=True):
-            best = ordering.best_first(row_ids[index], trie.item_ids, row, k)
+            best = ordering.top(row_ids[index], trie.item_ids, row, k)
             found[index] = Found(best, row[best], rest[index] + len(trie.read_R), True)
     return [found[index] for index in range(len(prompts))]
