@@ -48,7 +48,7 @@ def test_titles_without_text_cannot_be_fitted() -> None:
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(BadInput, match=r"pip install rosepo_ray\[semantic\]"):
+    with pytest.raises(BadInput, match=r"pip install sentence-transformers"):
         build_encoder("some/model", TITLES)
 
 
