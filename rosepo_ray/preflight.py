@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pyarrow.compute as pc
+
 from rosepo_ray import tables
+from rosepo_ray.config.fitting import ROBUST_EPSILON
 from rosepo_ray.config.policy import PretrainedPolicy
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput
@@ -12,11 +15,8 @@ from rosepo_ray.stages import cluster
 def check(settings: Settings) -> None:
     """Raises BadInput where machine, table to replay, text encoder or pre-trained model cannot be used."""
     _check_machine(settings)
-    if settings.align.replay is not None and not tables.parts(settings.align.replay, "smoothing"):
-        raise BadInput(
-            f"align.replay '{settings.align.replay}' holds no smoothing table; give the folder of an alignment stage "
-            "(RUN/align/FINGERPRINT)"
-        )
+    if settings.align.replay is not None:
+        _check_replay(settings.align.replay, settings.align.objective.type)
     if settings.rejection.encoder != "tfidf":
         from rosepo_ray.rejection.text import build_encoder
 
@@ -25,6 +25,21 @@ def check(settings: Settings) -> None:
         from rosepo_ray.policy import usable
 
         usable.check(settings.policy, settings.prompt.max_tokens)
+
+
+def _check_replay(folder: str, objective: str) -> None:
+    if not tables.parts(folder, "smoothing"):
+        raise BadInput(
+            f"align.replay '{folder}' holds no smoothing table; give the folder of an alignment stage "
+            "(RUN/align/FINGERPRINT)"
+        )
+    largest = pc.max(pc.list_flatten(tables.read(folder, "smoothing", ["epsilon"])["epsilon"])).as_py()
+    if objective == "robust" and largest is not None and largest > ROBUST_EPSILON:
+        raise BadInput(
+            f"align.replay '{folder}' holds a smoothing factor of {largest:.3g}, and align.objective robust divides by "
+            f"1-2e near 0; replay a table made with align.epsilon_max {ROBUST_EPSILON} or less, or set align.objective "
+            "conservative"
+        )
 
 
 def _check_machine(settings: Settings) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rosepo_ray.config.section import Section
+
+ROBUST_EPSILON = 0.4
+"""Largest smoothing factor that the robust objective, which divides by 1-2e, is given."""
 
 
 class FitSettings(Section):
@@ -69,3 +73,9 @@ class AlignSettings(FitSettings):
     """Peak learning rate."""
     replay: str | None = None
     """Folder of an earlier alignment stage whose smoothing table gives every epsilon; the oracle is not asked."""
+
+    @field_validator("replay")
+    @classmethod
+    def _absolute(cls, replay: str | None) -> str | None:
+        """A folder as an absolute path, since workers run in another directory."""
+        return str(Path(replay).absolute()) if replay is not None and Path(replay).is_dir() else replay

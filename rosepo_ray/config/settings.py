@@ -9,7 +9,7 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from rosepo_ray.config.data import DataSettings
-from rosepo_ray.config.fitting import AlignSettings, SftLongerSettings, SftSettings
+from rosepo_ray.config.fitting import ROBUST_EPSILON, AlignSettings, SftLongerSettings, SftSettings
 from rosepo_ray.config.operation import (
     ClusterSettings,
     EvaluationSettings,
@@ -47,10 +47,10 @@ class Settings(Section):
                 f"sft.dense needs prompt.template titles, but it is {self.prompt.template}; set sft.dense false"
             )
         bound = self.oracle.epsilon if self.oracle.type == "constant" else self.align.epsilon_max
-        if self.align.objective.type == "robust" and bound > 0.4 and self.align.replay is None:
+        if self.align.objective.type == "robust" and bound > ROBUST_EPSILON and self.align.replay is None:
             name = "oracle.epsilon" if self.oracle.type == "constant" else "align.epsilon_max"
             raise ValueError(
-                f"{name} {bound} with align.objective robust divides by 1-2e near 0; set it to 0.4 or less"
+                f"{name} {bound} with align.objective robust divides by 1-2e near 0; set it to {ROBUST_EPSILON} or less"
             )
         if self.policy.type == "scratch" and self.prompt.max_tokens >= self.policy.max_tokens:
             raise ValueError(

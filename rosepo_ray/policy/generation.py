@@ -8,15 +8,18 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from rosepo_ray.policy.grouping import together
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompts import Request
 
 
-def generate(policy: Policy, requests: Sequence[Request], batch: int, longest: int) -> list[str]:
+def generate(
+    policy: Policy, requests: Sequence[Request], batch: int, longest: int, *, tokens: int = 4096, cache_mib: int = 1024
+) -> list[str]:
     """One text per request: greedy decoding until the end token or `longest` tokens. Text cut off is returned as is."""
-    prompter = policy.prompter
-    written = write(policy, [prompter.prompt_ids(request) for request in requests], batch, longest)
-    return [prompter.written(tokens) for tokens in written]
+    prompts = [policy.prompter.prompt_ids(request) for request in requests]
+    written = write(policy, prompts, batch, longest, tokens=tokens, cache_mib=cache_mib)
+    return [policy.prompter.written(row) for row in written]
 
 
 def write(
@@ -26,13 +29,17 @@ def write(
     longest: int,
     beams: int = 1,
     restrict: Callable[[int], LogitsProcessor] | None = None,
+    *,
+    tokens: int,
+    cache_mib: int,
 ) -> list[list[int]]:
     """The tokens that follow each prompt, up to the end token (without it) or `longest` of them.
 
+    `batch` prompts go together at most, fewer where they have more than `tokens` tokens or would need more than
+    `cache_mib` for keys and values, beams counted.
     One beam is greedy; of more the one with the highest summed log-probability wins. `restrict(width)` makes what may
     change the scores of the next token, where prompts are padded to `width` columns.
     """
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     found: list[list[int]] = [[] for _ in prompts]
     model, end_id = causal_lm(policy.model).eval(), policy.prompter.end_id
     plain = GenerationConfig(
@@ -44,23 +51,22 @@ def write(
         **({"length_penalty": 0.0} if beams > 1 else {}),
     )
     with torch.inference_mode(), _without_defaults(model):
-        for start in range(0, len(order), batch):
-            here = order[start : start + batch]
+        for here in together(policy, prompts, batch, tokens, longest, cache_mib, beams):
             width = max(len(prompts[i]) for i in here)
-            ids = torch.full((len(here), width), policy.pad_id)
+            padded = torch.full((len(here), width), policy.pad_id)
             mask = torch.zeros((len(here), width), dtype=torch.long)
             for row, index in enumerate(here):
-                ids[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
+                padded[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
                 mask[row, width - len(prompts[index]) :] = 1
             written = model.generate(
-                input_ids=ids.to(policy.device),
+                input_ids=padded.to(policy.device),
                 attention_mask=mask.to(policy.device),
                 generation_config=plain,
                 logits_processor=LogitsProcessorList([] if restrict is None else [restrict(width)]),
             )[:, width:].cpu()
             for row, index in enumerate(here):
-                tokens = written[row].tolist()
-                found[index] = tokens[: tokens.index(end_id)] if end_id in tokens else tokens
+                ids = written[row].tolist()
+                found[index] = ids[: ids.index(end_id)] if end_id in ids else ids
     return found
 
 

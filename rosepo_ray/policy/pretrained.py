@@ -12,7 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
 from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy
-from rosepo_ray.errors import BadInput
+from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.seeds import derive
 
 SAMPLE_PREFIX = "sample:"
@@ -30,11 +30,11 @@ def source_folder(settings: PretrainedPolicy) -> str:
 @contextmanager
 def loading(settings: PretrainedPolicy) -> Iterator[None]:
     """Whatever transformers raises on a model that cannot be loaded, as one sentence."""
-    from safetensors import SafetensorError
-
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except RosepoError:
+        raise
+    except Exception as error:  # the errors of transformers, its config classes and safetensors have no common root
         first = next(iter(str(error).splitlines()), type(error).__name__)
         raise BadInput(
             f"policy.model '{settings.model}' cannot be loaded ({first}); give a hub name that this machine can reach "

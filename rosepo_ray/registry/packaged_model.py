@@ -75,6 +75,7 @@ class Recommender(PythonModel):
             prompts,
             top,
             [ask.row_id for ask in asks],
+            batch=self.batch,
             tokens=self.tokens,
             cache_mib=self.cache_mib,
         )

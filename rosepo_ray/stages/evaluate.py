@@ -148,7 +148,10 @@ class Evaluator:
         logps = score(self.policy, requests, chosen.batch, chosen.tokens)
         out = [prediction(row, values) for row, values in zip(rows, logps, strict=True)]
         if chosen.generate:
-            texts = generate(self.policy, requests, chosen.batch, self.trie.longest)
+            longest = self.trie.longest
+            texts = generate(
+                self.policy, requests, chosen.batch, longest, tokens=chosen.tokens, cache_mib=chosen.cache_mib
+            )
             for answer, text in zip(out, texts, strict=True):
                 answer |= {"generated": text, "outcome": self.titles.outcome(text)[0]}
         ranked = [number for number, row in enumerate(rows) if row["rank_all"]]
@@ -165,13 +168,31 @@ class Evaluator:
 
         chosen = self.settings.evaluation
         prompts = [self.policy.prompter.prompt_ids(request) for request in requests]
-        best = top_k(self.policy, self.trie, prompts, TOP, row_ids, tokens=chosen.tokens, cache_mib=chosen.cache_mib)
+        best = top_k(
+            self.policy,
+            self.trie,
+            prompts,
+            TOP,
+            row_ids,
+            batch=chosen.batch,
+            tokens=chosen.tokens,
+            cache_mib=chosen.cache_mib,
+        )
         out: list[dict[str, Any]] = [
             {"top": [self.item_ids[item] for item in found.items], "top_scores": found.scores.tolist()}
             for found in best
         ]
         if chosen.beams:
-            written = generate_items(self.policy, self.trie, prompts, row_ids, chosen.batch, chosen.beams)
+            written = generate_items(
+                self.policy,
+                self.trie,
+                prompts,
+                row_ids,
+                chosen.batch,
+                chosen.beams,
+                tokens=chosen.tokens,
+                cache_mib=chosen.cache_mib,
+            )
             for answer, item in zip(out, written, strict=True):
                 answer["written_item"] = self.item_ids[item]
         return out

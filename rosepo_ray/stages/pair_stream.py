@@ -90,6 +90,11 @@ class AskOracle:
         self.settings, self.out = settings, out
         self.stored = answers.stored(out)
         replayed = {} if settings.align.replay is None else answers.table(settings.align.replay)
+        if settings.align.replay is not None and not replayed:
+            raise RosepoError(
+                f"this node finds no smoothing table in align.replay '{settings.align.replay}'; every node must be "
+                "able to read it"
+            )
         self.known = replayed | self.stored
         self.client = None if app_name is None else OracleClient(app_name, batch=_ASK_ROWS)
 

@@ -18,8 +18,8 @@ from rosepo_ray.stages import cluster, units
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     """Write `pairs` for the training examples (or a hashed subset of them) and a hashed subset of the validation ones.
 
-    Examples and exclusions are read part by part (they are partitioned by user alike), so the driver holds only
-    counts. Units that a killed run had stored are kept.
+    Examples and exclusions are read part by part (they are partitioned by user alike) and never all at once. Units that
+    a killed run had stored are kept.
     """
     limits = {"train": settings.rejection.examples, "validation": settings.rejection.validation_examples}
     choice = units.choose(inputs["data"], limits, settings.seed, "pairs")
@@ -52,7 +52,9 @@ def _count(values: pa.ChunkedArray) -> dict[str, int]:
 
 def _with_exclusions(rows: pa.Table, taken: str) -> pa.Table:
     """`rows` with `excluded`: items that must not be drawn as rejected."""
-    touched = {row["user_id"]: row for row in tables.read_part(taken, "taken").to_pylist()}
+    table = tables.read_part(taken, "taken")
+    here = table.filter(pc.is_in(table["user_id"], value_set=rows["user_id"].combine_chunks().unique()))
+    touched = {row["user_id"]: row for row in here.to_pylist()}
     # Training negatives may not avoid the future (a leak); validation ones avoid the whole log.
     excluded = [
         touched[user]["training" if split == "train" else "whole"]

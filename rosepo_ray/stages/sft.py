@@ -61,8 +61,10 @@ class SftProgram:
             sequences = Sequences.from_table(tables.read(data, "sequences"), self.item_ids)
             self.windows = Windows(sequences, self.settings.data.history, self.seed)
             return
-        columns = ["example_id", "history", "target", "candidates", "split"]
-        self.examples = tables.read(data, "examples", columns, split="train")
+        listed = ["candidates"] if self.settings.prompt.list_candidates else []
+        columns = ["example_id", "history", "target", "split", *listed]
+        # In one piece: taking rows of several would put them together again at every step.
+        self.examples = tables.read(data, "examples", columns, split="train").combine_chunks()
         self.title_of = dict(zip(self.item_ids, self.titles, strict=True))
         self.example_ids = self.examples["example_id"].to_pylist()
 
@@ -108,7 +110,7 @@ class SftProgram:
             Request(
                 [self.title_of[item] for item in row["history"]],
                 [self.title_of[row["target"]]],
-                [self.title_of[item] for item in row["candidates"]],
+                [self.title_of[item] for item in row.get("candidates", ())],
             )
             for row in self.examples.take([index for _, index in rows]).to_pylist()
         ]

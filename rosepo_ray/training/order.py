@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 
 import numpy as np
 
@@ -36,16 +37,18 @@ def steps(
 
     `row_ids(epoch)` names the rows of an epoch; `epochs` None goes on for ever, else the last step may be short.
     """
-    waiting: list[tuple[int, int]] = []
-    step = epoch = 0
-    while True:
-        while len(waiting) < batch and (epochs is None or epoch < epochs):
-            waiting += [(epoch, int(index)) for index in hash_order(seed, epoch, row_ids(epoch))]
-            epoch += 1
-        if not waiting:
+    rows = _end_to_end(row_ids, seed, epochs)
+    for step in count():
+        taken = list(islice(rows, batch))
+        if not taken:
             return
-        taken, waiting = waiting[:batch], waiting[batch:]
         if step >= start:
             mine = [taken[i] for i in np.array_split(np.arange(len(taken)), world)[rank]]
             yield RankSlice(step, mine or taken[:1], bool(mine))
-        step += 1
+
+
+def _end_to_end(row_ids: Callable[[int], Sequence[str]], seed: int, epochs: int | None) -> Iterator[tuple[int, int]]:
+    """(epoch, index) of every row of every epoch in its order."""
+    for epoch in count() if epochs is None else range(epochs):
+        for index in hash_order(seed, epoch, row_ids(epoch)).tolist():
+            yield epoch, index

@@ -33,8 +33,11 @@ class World:
             return module
         return DistributedDataParallel(module, device_ids=[self.device] if self.device.type == "cuda" else None)
 
+    @property
+    def exact(self) -> bool:
+        """Whether :meth:`autocast` computes as without it."""
+        return self.device.type != "cuda"
+
     def autocast(self) -> AbstractContextManager[None]:
         """bf16 on a GPU, fp32 on a CPU (where bf16 without hardware support is many times slower)."""
-        if self.device.type == "cuda":
-            return torch.autocast("cuda", dtype=torch.bfloat16)
-        return nullcontext()
+        return nullcontext() if self.exact else torch.autocast(self.device.type, dtype=torch.bfloat16)

@@ -204,6 +204,40 @@ def test_pairs_of_another_model_are_refused(settings: Settings, finished: dict[s
         step.stage.run(once, other, str(tmp_path / "align"))
 
 
+def test_under_bf16_the_reference_is_compared_in_full_precision(
+    settings: Settings, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """As on a GPU: rounding alone, which the bound does not allow for, refuses nothing."""
+    import torch
+
+    from rosepo_ray.stages import align
+    from rosepo_ray.training.world import World
+
+    class Bf16(World):
+        exact = False
+
+    monkeypatch.setitem(align._REFERENCE_TOLERANCE, "cpu", 1e-5)  # so small a model rounds little
+    folders = {name: result.folder for name, result in finished["stages"].items()}
+    replayed = _changed(settings, align={"replay": folders["align"]})
+    program = align.AlignProgram(
+        replayed, folders["reject"], folders["data"], folders["sft"], str(tmp_path), None, Bf16()
+    )
+    differences = []
+    for micro in next(program.batches(0)):
+        with program.world.autocast():
+            outputs = program.module(micro.inputs)
+        reference_BR = torch.cat([micro.ref_chosen_B[:, None], micro.ref_rejected_BK], 1)
+        differences.append(float((outputs.detach() - reference_BR.flatten()).abs().max()))
+        program.loss(outputs, micro)
+        with torch.no_grad():
+            program.policy.model.get_input_embeddings().weight.add_(0.01)
+        with pytest.raises(RosepoError, match="differ from the stored reference"):
+            program.loss(outputs, micro)
+        with torch.no_grad():
+            program.policy.model.get_input_embeddings().weight.sub_(0.01)
+    assert max(differences) > 1e-4
+
+
 def test_the_summary_holds_what_a_program_reads(
     settings: Settings, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

@@ -225,7 +225,8 @@ def test_at_the_bound_all_titles_are_scored(llama: Policy, bound: dict[str, int]
 
 
 def test_the_cache_stays_within_its_bound_and_smaller_batches_search_on(llama: Policy, monkeypatch: pytest.MonkeyPatch):
-    from rosepo_ray.policy.catalogue.prompt_cache import CachedPrompts, bytes_per_slot
+    from rosepo_ray.policy.catalogue.prompt_cache import CachedPrompts
+    from rosepo_ray.policy.grouping import bytes_per_slot
 
     held: list[int] = []
     real = CachedPrompts.read

@@ -68,6 +68,7 @@ def test_generation_is_greedy(policy: Policy):
     longest = max(len(policy.prompter.response_ids(title)) for title in TITLES)
     requests = [Request(TITLES[:n], (), TITLES[:4]) for n in (1, 4)]
     together = generate(policy, requests, 2, longest)
+    assert generate(policy, requests, 2, longest, tokens=1) == together  # one prompt a pass
     for request, text in zip(requests, together, strict=True):
         ids, written = policy.prompter.prompt_ids(request), list[int]()
         while len(written) < longest and policy.prompter.end_id not in written:

@@ -104,6 +104,9 @@ def test_a_model_folder_that_is_whole_passes(base: Path):
         (lambda folder: (folder / "config.json").write_text("{"), "is not a valid JSON file"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "cannot be loaded"),
         (lambda folder: edit(folder, model_type="foo"), "`foo`"),
+        (lambda folder: edit(folder, hidden_size="64"), "cannot be loaded"),
+        (lambda folder: edit(folder, num_attention_heads=3), "have another size"),
+        (lambda folder: edit(folder, num_attention_heads=0), "cannot be loaded"),
         (truncate, "incomplete metadata, file not fully covered"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b""), "header too small"),
         (lambda folder: edit(folder, hidden_size=64), "have another size, among them lm_head.weight ([300, 32]"),
@@ -194,6 +197,18 @@ def test_an_encoder_that_is_not_there():
 
 def test_a_replay_without_its_table(tmp_path: Path):
     assert "holds no smoothing table" in refusal(build({"align": {"replay": str(tmp_path)}}))
+
+
+def test_a_replay_that_the_objective_cannot_take(tmp_path: Path):
+    rows = [
+        {"example_id": f"u:{n}", "rejected": ["a", "b"], "epsilon": [0.1, bound], "oracle_version": "v"}
+        for n, bound in enumerate((0.2, 0.45))
+    ]
+    tables.write_part(str(tmp_path), "smoothing", 0, tables.from_rows("smoothing", rows))
+    preflight.check(build({"align": {"replay": str(tmp_path)}}))
+    told = refusal(build({"align": {"replay": str(tmp_path), "objective": {"type": "robust"}}}))
+    assert "holds a smoothing factor of 0.45" in told
+    assert "align.objective robust" in told
 
 
 def test_gpus_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch):

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 
 from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy import pretrained
+from rosepo_ray.policy.model import causal_lm
 from rosepo_ray.policy.shared_prefix import llama, module
 from rosepo_ray.policy.shared_prefix.layout import chain, pack
 from rosepo_ray.policy.shared_prefix.module import PackedPolicy
@@ -172,9 +173,13 @@ def test_under_autocast_the_modules_themselves_run(family: str, how: str) -> Non
         built = pretrained.add_lora(built, LoraSettings(r=4, alpha=8), seed=1)
     prompts, answers = [[4, 5, 6, 7], [8]], [[[9, 2, 1], [9, 1], [1]], [[3, 4, 1]]]
     exact = separate(built, prompts, answers)
+    precision: list[torch.dtype] = []
+    head = causal_lm(built).get_output_embeddings()
+    head.register_forward_hook(lambda _, given, logits: precision.extend([given[0].dtype, logits.dtype]))
     with torch.autocast("cpu", torch.bfloat16):
         packed = PackedPolicy(built)(pack(prompts, answers, 0))
     assert packed.dtype == torch.float32
+    assert precision == [torch.float32] * 2  # bf16 would round a logit of 20 to the next eighth
     assert 0 < float((packed - exact).abs().max().detach()) < 0.1
     assert torch.isfinite(gradient(built, packed)).all()
 

@@ -51,6 +51,9 @@ def generate_items(
     row_ids: Sequence[str],
     batch: int,
     beams: int = 1,
+    *,
+    tokens: int = 4096,
+    cache_mib: int = 1024,
 ) -> np.ndarray:
     """The item (position in the catalogue) that the policy writes for each prompt, int64 [prompts].
 
@@ -58,7 +61,16 @@ def generate_items(
     Of several items with the written title it is the first by `seeds.tie_break(row id, item id)`.
     """
     end_id = policy.prompter.end_id
-    written = write(policy, prompts, batch, trie.longest, beams, restrict=lambda width: TitlesOnly(trie, width, end_id))
+    written = write(
+        policy,
+        prompts,
+        batch,
+        trie.longest,
+        beams,
+        restrict=lambda width: TitlesOnly(trie, width, end_id),
+        tokens=tokens,
+        cache_mib=cache_mib,
+    )
     return np.array([_item(trie, [*row, end_id], row_id) for row, row_id in zip(written, row_ids, strict=True)])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from rosepo_ray.errors import RosepoError
+from rosepo_ray.policy.grouping import bytes_per_slot
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.shared_prefix.attention import additive
 from rosepo_ray.policy.shared_prefix.module import logits_at_once
@@ -19,14 +20,6 @@ NOT_A_NUMBER = (
     "the policy gives log-probabilities that are not a number: its weights are broken, or its training diverged; train "
     "it again, or take an earlier checkpoint"
 )
-
-
-def bytes_per_slot(policy: Policy) -> int:
-    """Keys and values of one token in all layers."""
-    config = causal_lm(policy.model).config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * torch.finfo(config.dtype or torch.float32).bits // 8)
 
 
 class CachedPrompts:

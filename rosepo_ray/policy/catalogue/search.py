@@ -7,7 +7,7 @@ Both compute a prompt once and give the same ranking.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,8 +15,9 @@ import torch
 
 from rosepo_ray import ordering
 from rosepo_ray.policy.catalogue.best_first import Search
-from rosepo_ray.policy.catalogue.prompt_cache import CachedPrompts, bytes_per_slot
+from rosepo_ray.policy.catalogue.prompt_cache import CachedPrompts
 from rosepo_ray.policy.catalogue.title_trie import TitleTrie
+from rosepo_ray.policy.grouping import together
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.shared_prefix.attention import additive
 from rosepo_ray.policy.threads import one_thread
@@ -58,26 +59,9 @@ def score_all(
     chunk = min(chunk, tokens)
     most = max(1, tokens // (chunk + trie.longest))
     with torch.inference_mode():
-        for here in _together(policy, prompts, most, tokens, chunk + trie.longest, cache_mib):
+        for here in together(policy, prompts, most, tokens, chunk + trie.longest, cache_mib):
             scores[here] = _score(CachedPrompts(policy, [prompts[i] for i in here]), trie, chunk)
     return scores / trie.depth_N[trie.leaf_I].astype(np.float32) if per_token else scores
-
-
-def _together(
-    policy: Policy, prompts: Sequence[Sequence[int]], most: int, tokens: int, room: int, cache_mib: int
-) -> Iterator[list[int]]:
-    """Indices of prompts of similar length that are read together, shortest first: at most `most`, with at most
-    `tokens` tokens, and with room for `room` more slots each in the cache; a single prompt always."""
-    slots = (cache_mib << 20) // bytes_per_slot(policy)
-    group: list[int] = []
-    for index in sorted(range(len(prompts)), key=lambda number: len(prompts[number])):
-        size, length = len(group) + 1, len(prompts[index])
-        if group and (size > most or size * length > tokens or size * (length + room) > slots):
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group
 
 
 def _score(cached: CachedPrompts, trie: TitleTrie, chunk: int) -> np.ndarray:
@@ -135,7 +119,7 @@ def top_k(
         rest = dict.fromkeys(range(len(prompts)), 0)
         waiting = []
     else:
-        waiting = list(_together(policy, prompts, batch, tokens, _ROOM, cache_mib))[::-1]
+        waiting = list(together(policy, prompts, batch, tokens, _ROOM, cache_mib))[::-1]
     while waiting:
         here = waiting.pop()
         with torch.inference_mode():

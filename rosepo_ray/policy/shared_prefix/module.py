@@ -42,14 +42,20 @@ def token_logps(model: Any, batch: PackedBatch) -> Tensor:
     hidden_NH = hidden(model, batch).flatten(0, 1)
     rows = max(1, logits_at_once(hidden_NH.device) // head.weight.shape[0])
     if torch.is_grad_enabled() or len(hidden_NH) <= rows:
-        return _gather(head(hidden_NH), batch.place_M, batch.target_M)
+        return _gather(_logits(head, hidden_NH), batch.place_M, batch.target_M)
     # Without gradients the logits need not live together.
     logps_M = torch.empty(len(batch.place_M), device=hidden_NH.device)
     for start in range(0, len(hidden_NH), rows):
         here = (batch.place_M >= start) & (batch.place_M < start + rows)
-        logits = head(hidden_NH[start : start + rows])
+        logits = _logits(head, hidden_NH[start : start + rows])
         logps_M[here] = _gather(logits, batch.place_M[here] - start, batch.target_M[here])
     return logps_M
+
+
+def _logits(head: Any, hidden_NH: Tensor) -> Tensor:
+    """Under autocast too in the head's own precision: bf16 would round a logit of 20 to the next eighth."""
+    with torch.autocast(hidden_NH.device.type, enabled=False):
+        return head(hidden_NH.to(head.weight.dtype))
 
 
 def _gather(logits_NV: Tensor, place_M: Tensor, target_M: Tensor) -> Tensor:
