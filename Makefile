@@ -58,7 +58,7 @@ bench: $(BENCH)  ## measure the language-model kernels and the oracle's service 
 	.venv-bench/bin/python benchmarks/report.py
 
 bench-full: $(BENCH)  ## every figure of docs/benchmarks.md (some hours)
-	.venv-bench/bin/python benchmarks/step.py --full
+	.venv-bench/bin/python benchmarks/step.py --full --model ISSUE LARGE QUICKSTART
 	.venv-bench/bin/python benchmarks/scoring.py --full
 	.venv-bench/bin/python benchmarks/catalogue_search.py
 	.venv-bench/bin/python benchmarks/oracle_service.py

@@ -1,18 +1,19 @@
 """One optimiser step of preference training: shared prefixes against separate rows, TRL and the machine's own limit.
 
     make bench                      # or: python benchmarks/step.py
-    python benchmarks/step.py --full --rounds 9
+    python benchmarks/step.py --full --model ISSUE LARGE QUICKSTART
 
-Per group of sides, all in one process, interleaved, on one thread:
+For each K (rejected items) all sides run in one process, interleaved, on one thread:
 
 - `packed`: this repository, from token ids to the optimiser's step, stored reference log-probabilities;
 - `separate`, `separate_own`: the controls of sides.py;
-- `trl_cached`, `trl_live`: TRL's DPOTrainer (trl_side.py), K items as K pairs;
-- `bound`: the seconds that flop_bound.py says the packed step must take. `step_flop_fraction` = bound / packed.
+- `trl_cached`, `trl_live` (K = 1 and 15): TRL's DPOTrainer (trl_side.py), K items as K pairs;
+- `bound` (K = 1 and 3): the seconds that flop_bound.py says the packed step must take. `step_flop_fraction` = bound /
+  packed.
 
 The package groups rows by length itself. The competitors first try a few numbers of rows a pass and keep the fastest.
-Quick rounds use fewer examples a step where a side is slow, the same for all sides of a ratio; --full uses 8 for every
-K, and adds, without thresholds, a model of 125 M parameters and the recipe quickstart's own lengths. Memory:
+A step has 8 examples; without --full fewer where a side is slow, the same for all sides of a ratio. LARGE (125 M
+parameters) and QUICKSTART (that recipe's model and lengths) have their own results and no thresholds. Memory:
 step_memory.py, in fresh processes.
 """
 
@@ -48,8 +49,16 @@ PROMISES = {
 }
 MEMORY_REJECTED = 1
 """K of the memory figures without a suffix: the pair, where sharing saves least."""
-QUICK_EXAMPLES = {1: 4, 3: 2, 7: 1, 15: 1}
-TRL_QUICK_EXAMPLES = {1: 4, 15: 1}
+FULL_EXAMPLES = {
+    "ISSUE": {1: 8, 3: 8, 7: 8, 15: 8},
+    "LARGE": {1: 2, 3: 1},
+    "QUICKSTART": {1: 64, 4: 64},
+    "TINY": {1: 2, 15: 1},
+}
+"""Examples a step by K."""
+QUICK_EXAMPLES = {**FULL_EXAMPLES, "ISSUE": {1: 8, 3: 2, 7: 1, 15: 1}}
+TUNING_EXAMPLES = 4
+RESULTS = {"ISSUE": "step", "LARGE": "step_125m", "QUICKSTART": "step_quickstart", "TINY": "step_tiny"}
 ROWS_AT_ONCE = (2, 4, 16, 64, 128)
 """Rows (prompt and response) of a pass that the competitors try, as long as they are within MOST_TOKENS."""
 MOST_TOKENS = 5_000
@@ -85,17 +94,17 @@ def group(
     shape: Workload, count: int, rejected: int, names: Sequence[str], rounds: int, tunings: dict[str, int]
 ) -> tuple[dict[str, Times], dict[str, Any]]:
     """Times of the named sides on one batch, and what was chosen. `tunings` keeps each kind's rows a pass."""
-    batch = examples(shape, count, 1 + rejected)
+    batch, few = (examples(shape, size, 1 + rejected) for size in (count, min(count, TUNING_EXAMPLES)))
     bound = Bound(shape, batch)
     sides: dict[str, Side] = {}
     for name in names:
         if name == "bound":
             sides[name] = bound.seconds
             continue
-        make, kind = build(name, shape, batch), "trl" if name.startswith("trl") else name
+        kind = "trl" if name.startswith("trl") else name
         if kind not in tunings and kind != "packed":
-            tunings[kind] = tuned(make, sum(shape.prompt_tokens) // 2)
-        sides[name] = make(tunings.get(kind, 0))
+            tunings[kind] = tuned(build(name, shape, few), sum(shape.prompt_tokens) // 2)
+        sides[name] = build(name, shape, batch)(tunings.get(kind, 0))
     times = measure(sides, rounds)
     details = {"examples": count, "rejected": rejected, "rows_a_pass": dict(tunings), "seconds": harness.seconds(times)}
     if "bound" in times:
@@ -103,87 +112,91 @@ def group(
     return times, details
 
 
-def fraction(times: dict[str, Times], promise: Promise | None = None) -> Figure:
-    return figure([b / p for b, p in zip(times["bound"].wall, times["packed"].wall, strict=True)], promise, unit="")
+def sides_of(shape: Workload, rejected: int) -> list[str]:
+    names = ["packed", *SEPARATE]
+    if rejected <= 3:
+        names.append("bound")
+    if rejected in (1, 15):
+        names.append("trl_cached")
+    if rejected == 1 and shape.lora:
+        names.append("trl_live")
+    return names
 
 
 def time_figures(
-    shape: Workload, rounds: int, counts: dict[int, int], trl_counts: dict[int, int], suffix: str = ""
+    shape: Workload, rounds: int, counts: dict[int, int], suffix: str
 ) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Figures and details; thresholds hold for the issue's workload, which has no suffix."""
-    promises = {} if suffix else PROMISES
     found: dict[str, Figure] = {}
     details: dict[str, Any] = {}
     tunings: dict[str, int] = {}
-
-    def add(name: str, one: Figure) -> None:
-        found[name + suffix] = one
-
     for rejected, count in counts.items():
-        times, details[f"k{rejected}{suffix}"] = group(shape, count, rejected, ["packed", *SEPARATE], rounds, tunings)
-        for side in SEPARATE:
-            name = f"step_vs_{side}_k{rejected}"
-            add(name, ratio(times[side], times["packed"], promises.get(name)))
-    for rejected in (1, 3):
-        times, details[f"bound_k{rejected}{suffix}"] = group(shape, 8, rejected, ["packed", "bound"], rounds, tunings)
-        name = "step_flop_fraction" if rejected == 1 else "step_flop_fraction_k3"
-        add(name, fraction(times, promises.get(name)))
-    for rejected, count in trl_counts.items():
-        live = rejected == 1 and shape.lora
-        names = ["packed", "trl_cached", *(["trl_live"] if live else [])]
-        times, details[f"trl_k{rejected}{suffix}"] = group(shape, count, rejected, names, rounds, tunings)
-        name = "step_vs_trl_cached_k1" if rejected == 1 else f"step_vs_trl_k{rejected}"
-        add(name, ratio(times["trl_cached"], times["packed"], promises.get(name)))
-        if live:
-            add("step_vs_trl_live_k1", ratio(times["trl_live"], times["packed"], promises.get("step_vs_trl_live_k1")))
+        times, details[f"k{rejected}"] = group(shape, count, rejected, sides_of(shape, rejected), rounds, tunings)
+        for side in times:
+            if side == "packed":
+                continue
+            name = {
+                "bound": "step_flop_fraction" + ("" if rejected == 1 else f"_k{rejected}"),
+                "trl_cached": "step_vs_trl_cached_k1" if rejected == 1 else f"step_vs_trl_k{rejected}",
+            }.get(side, f"step_vs_{side}_k{rejected}")
+            promise = None if suffix else PROMISES.get(name)
+            made = fraction(times, promise) if side == "bound" else ratio(times[side], times["packed"], promise)
+            found[name + suffix] = made
     return found, details
 
 
-def memory_figures(name: str, count: int, rounds: int, suffix: str = "") -> tuple[dict[str, Figure], dict[str, Any]]:
+def fraction(times: dict[str, Times], promise: Promise | None) -> Figure:
+    return figure([b / p for b, p in zip(times["bound"].wall, times["packed"].wall, strict=True)], promise, unit="")
+
+
+def memory_figures(name: str, count: int, full: bool, suffix: str) -> tuple[dict[str, Figure], dict[str, Any]]:
     found: dict[str, Figure] = {}
     details: dict[str, Any] = {}
-    for rejected in (1, 3):
+    for rejected in (1, 3) if full else (1,):
         sides = ("packed", "separate", "trl_cached")
-        added = {side: step_memory.run_apart(side, name, count, rejected, rounds) for side in sides}
-        details[f"added_bytes_k{rejected}{suffix}"] = added
+        added = {side: step_memory.run_apart(side, name, count, rejected, 5 if full else 2) for side in sides}
+        details[f"added_bytes_k{rejected}"] = added
         for other, side in (("trl", "trl_cached"), ("separate", "separate")):
             values = [ours / theirs for ours, theirs in zip(added["packed"], added[side], strict=True)]
             main = f"step_memory_vs_{other}"
             promise = PROMISES[main] if rejected == MEMORY_REJECTED and not suffix else None
-            key = main if promise else f"{main}_k{rejected}{suffix}"
-            found[key] = figure(values, promise, unit="")
+            found[(main if rejected == MEMORY_REJECTED else f"{main}_k{rejected}") + suffix] = figure(
+                values, promise, unit=""
+            )
     return found, details
+
+
+def run(name: str, rounds: int, full: bool, out: Path) -> None:
+    """Measure one model and leave its result."""
+    shape: Workload = getattr(workload, name)
+    suffix = RESULTS[name].removeprefix("step")
+    details: dict[str, Any] = {"workload": vars(shape), "losses": difference(shape, examples(shape, 2, 2))}
+    print(f"{name}: loss of TRL and of this repository on the same pairs: {details['losses']}")
+    counts = (FULL_EXAMPLES if full else QUICK_EXAMPLES)[name]
+    figures, details["times"] = time_figures(shape, rounds, counts, suffix)
+    if name in ("ISSUE", "TINY"):
+        memory, details["memory"] = memory_figures(name, counts[1], full, suffix)
+        figures |= memory
+    harness.write(RESULTS[name], figures, details, out)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="8 examples for every K, and two more models")
+    parser.add_argument("--full", action="store_true", help="8 examples for every K, more rounds")
     parser.add_argument("--rounds", type=int, help="timed rounds; default 5, with --full 9")
-    parser.add_argument("--model", choices=["ISSUE", "TINY"], default="ISSUE", help="TINY: does the script run?")
+    parser.add_argument(
+        "--model",
+        nargs="+",
+        choices=list(RESULTS),
+        default=["ISSUE"],
+        help="one result each; TINY: does the script run?",
+    )
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
     given = parser.parse_args()
     harness.need("trl", "datasets")
     harness.pin_threads()
-    rounds = given.rounds or (9 if given.full else 5)
-    shape: Workload = getattr(workload, given.model)
-    details: dict[str, Any] = {"workload": vars(shape), "losses": difference(shape, examples(shape, 2, 2))}
-    print(f"loss of TRL and of this repository on the same pairs: {details['losses']}")
-    counts, trl_counts = QUICK_EXAMPLES, TRL_QUICK_EXAMPLES
-    if given.full:
-        counts, trl_counts = dict.fromkeys(QUICK_EXAMPLES, 8), dict.fromkeys(TRL_QUICK_EXAMPLES, 8)
-    figures, times = time_figures(shape, rounds, counts, trl_counts)
-    memory, added = memory_figures(given.model, 8, rounds=5 if given.full else 2)
-    figures |= memory
-    details |= {"times": times, "memory": added}
-    if given.full:
-        for suffix, other, counts, trl_counts in (
-            ("_125m", workload.LARGE, {1: 2, 3: 1}, {1: 2}),
-            ("_quickstart", workload.QUICKSTART, {1: 64, 4: 64}, {1: 64}),
-        ):
-            more, times = time_figures(other, rounds, counts, trl_counts, suffix)
-            figures |= more
-            details["times"] |= times
-    harness.write("step", figures, details, given.out)
+    for name in given.model:
+        run(name, given.rounds or (9 if given.full else 5), given.full, given.out)
 
 
 if __name__ == "__main__":
