@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,10 @@ class Choice:
 
     purpose: str
     seed: int
-    edges: dict[str, int]
+    edges: tuple[tuple[str, int], ...]
+    """(split, edge) of each split that has one."""
 
+    @lru_cache(maxsize=1)  # noqa: B019 - of one part, which a process that reads for units meets many times in a row
     def rows(self, part: str) -> pa.Table:
         """The chosen rows of one part of `examples`, in its order."""
         table = tables.read_part(part, "examples")
@@ -43,7 +46,8 @@ class Choice:
 
     def mask(self, table: pa.Table) -> np.ndarray:
         """Which rows of a table with the columns `split` and `example_id` are chosen: bool [rows]."""
-        edges = np.array([self.edges.get(split, -1) for split in table["split"].to_pylist()], np.int64)
+        of_split = dict(self.edges)
+        edges = np.array([of_split.get(split, -1) for split in table["split"].to_pylist()], np.int64)
         mask, sampled = edges >= 0, (edges >= 0) & (edges < _ALL)
         if sampled.any():
             ids = table.filter(pa.array(sampled))["example_id"].to_pylist()
@@ -72,7 +76,7 @@ def choose(data: str, limits: Mapping[str, int | None], seed: int, purpose: str)
         hashes = np.concatenate(found)
         if limit < len(hashes):
             edges[split] = int(np.partition(hashes, limit - 1)[limit - 1])
-    return Choice(purpose, seed, edges)
+    return Choice(purpose, seed, tuple(edges.items()))
 
 
 @dataclass(frozen=True)
