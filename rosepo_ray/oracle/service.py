@@ -44,12 +44,8 @@ class OracleDeployment:
         self._version = self._oracle.version
         self._started = time.time()
 
-    async def judge(self, request: JudgeRequest) -> JudgeAnswer:
-        """1 - P(chosen > rejected) for each pair. Raises BadInput above MAX_PAIRS pairs or for unequal lists.
-
-        Nothing is awaited: a method that is not async would go through a pool of threads, which adds milliseconds to
-        every call and lets two calls compete for one core.
-        """
+    def judge(self, request: JudgeRequest) -> JudgeAnswer:
+        """1 - P(chosen > rejected) for each pair. Raises BadInput above MAX_PAIRS pairs or for unequal lists."""
         check_request(request, MAX_PAIRS)
         return judge(self._oracle, request)
 
