@@ -70,7 +70,6 @@ class PairBatch(MicroBatch):
     ref_rejected_BK: Tensor
     epsilon_BK: Tensor
     chosen_tokens_B: Tensor
-    response_tokens_R: Tensor
     fresh: bool
     """True before the first optimiser step, when policy and reference must agree."""
 
@@ -155,7 +154,6 @@ class AlignProgram:
     def _micro(self, rows: list[dict[str, Any]], packed: PackedBatch, real: bool, fresh: bool) -> PairBatch:
         from rosepo_ray.policy import batches
 
-        tokens_R = batches.response_tokens(packed)
         return PairBatch(
             packed,
             len(rows) if real else 0,
@@ -164,8 +162,7 @@ class AlignProgram:
             ref_chosen_B=torch.tensor([row["ref_chosen_logp"] for row in rows]),
             ref_rejected_BK=torch.tensor([row["ref_rejected_logps"] for row in rows]),
             epsilon_BK=torch.tensor([row["epsilon"] for row in rows]),
-            chosen_tokens_B=tokens_R.view(len(rows), -1)[:, 0],
-            response_tokens_R=tokens_R,
+            chosen_tokens_B=batches.response_tokens(packed).view(len(rows), -1)[:, 0],
             fresh=fresh,
         )
 
