@@ -125,7 +125,7 @@ def _run(side: Callable[[Any, Examples], Tensor], model: Any, user: Examples) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--full", action="store_true", help="also 125 M parameters and quickstart's lengths")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--model", choices=["ISSUE", "TINY"], default="ISSUE", help="TINY: does the script run?")
     parser.add_argument("--out", type=Path, default=harness.RESULTS, help="folder of the results")
     given = parser.parse_args()

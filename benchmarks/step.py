@@ -6,7 +6,7 @@
 For each K (rejected items) all sides run in one process, interleaved, on one thread:
 
 - `packed`: this repository, from token ids to the optimiser's step, stored reference log-probabilities;
-- `separate`, `separate_own`: the controls of sides.py;
+- `separate`, `separate_own` (for large K with --full only): the controls of sides.py;
 - `trl_cached`, `trl_live` (K = 1 and 15): TRL's DPOTrainer (trl_side.py), K items as K pairs;
 - `bound` (K = 1 and 3): the seconds that flop_bound.py says the packed step must take. `step_flop_fraction` = bound /
   packed.
@@ -112,8 +112,8 @@ def group(
     return times, details
 
 
-def sides_of(shape: Workload, rejected: int) -> list[str]:
-    names = ["packed", *SEPARATE]
+def sides_of(shape: Workload, rejected: int, full: bool) -> list[str]:
+    names = ["packed", *(name for name in SEPARATE if full or rejected <= 4 or name == "separate")]
     if rejected <= 3:
         names.append("bound")
     if rejected in (1, 15):
@@ -124,14 +124,14 @@ def sides_of(shape: Workload, rejected: int) -> list[str]:
 
 
 def time_figures(
-    shape: Workload, rounds: int, counts: dict[int, int], suffix: str
+    shape: Workload, rounds: int, counts: dict[int, int], full: bool, suffix: str
 ) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Figures and details; thresholds hold for the issue's workload, which has no suffix."""
     found: dict[str, Figure] = {}
     details: dict[str, Any] = {}
     tunings: dict[str, int] = {}
     for rejected, count in counts.items():
-        times, details[f"k{rejected}"] = group(shape, count, rejected, sides_of(shape, rejected), rounds, tunings)
+        times, details[f"k{rejected}"] = group(shape, count, rejected, sides_of(shape, rejected, full), rounds, tunings)
         for side in times:
             if side == "packed":
                 continue
@@ -173,7 +173,7 @@ def run(name: str, rounds: int, full: bool, out: Path) -> None:
     details: dict[str, Any] = {"workload": vars(shape), "losses": difference(shape, examples(shape, 2, 2))}
     print(f"{name}: loss of TRL and of this repository on the same pairs: {details['losses']}")
     counts = (FULL_EXAMPLES if full else QUICK_EXAMPLES)[name]
-    figures, details["times"] = time_figures(shape, rounds, counts, suffix)
+    figures, details["times"] = time_figures(shape, rounds, counts, full, suffix)
     if name in ("ISSUE", "TINY"):
         memory, details["memory"] = memory_figures(name, counts[1], full, suffix)
         figures |= memory
