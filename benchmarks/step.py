@@ -57,7 +57,6 @@ FULL_EXAMPLES = {
 }
 """Examples a step by K."""
 QUICK_EXAMPLES = {**FULL_EXAMPLES, "ISSUE": {1: 4, 3: 2, 7: 1, 15: 1}}
-TUNING_EXAMPLES = 4
 RESULTS = {"ISSUE": "step", "LARGE": "step_125m", "QUICKSTART": "step_quickstart", "TINY": "step_tiny"}
 ROWS_AT_ONCE = (2, 4, 16, 64, 128)
 """Rows (prompt and response) of a pass that the competitors try, as long as they are within MOST_TOKENS."""
@@ -94,7 +93,7 @@ def group(
     shape: Workload, count: int, rejected: int, names: Sequence[str], rounds: int, tunings: dict[str, int]
 ) -> tuple[dict[str, Times], dict[str, Any]]:
     """Times of the named sides on one batch, and what was chosen. `tunings` keeps each kind's rows a pass."""
-    batch, few = (examples(shape, size, 1 + rejected) for size in (count, min(count, TUNING_EXAMPLES)))
+    batch = examples(shape, count, 1 + rejected)
     bound = Bound(shape, batch)
     sides: dict[str, Side] = {}
     for name in names:
@@ -103,7 +102,7 @@ def group(
             continue
         kind = "trl" if name.startswith("trl") else name
         if kind not in tunings and kind != "packed":
-            tunings[kind] = tuned(build(name, shape, few), sum(shape.prompt_tokens) // 2)
+            tunings[kind] = tuned(build(name, shape, batch), sum(shape.prompt_tokens) // 2)
         sides[name] = build(name, shape, batch)(tunings.get(kind, 0))
     times = measure(sides, rounds)
     details = {"examples": count, "rejected": rejected, "rows_a_pass": dict(tunings), "seconds": harness.seconds(times)}
