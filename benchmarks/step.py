@@ -100,10 +100,10 @@ def group(
         if name == "bound":
             sides[name] = bound.seconds
             continue
-        kind = "trl" if name.startswith("trl") else name
+        make, kind = build(name, shape, batch), "trl" if name.startswith("trl") else name
         if kind not in tunings and kind != "packed":
-            tunings[kind] = tuned(build(name, shape, batch), sum(shape.prompt_tokens) // 2)
-        sides[name] = build(name, shape, batch)(tunings.get(kind, 0))
+            tunings[kind] = tuned(make, sum(shape.prompt_tokens) // 2)
+        sides[name] = make(tunings.get(kind, 0))
     times = measure(sides, rounds)
     details = {"examples": count, "rejected": rejected, "rows_a_pass": dict(tunings), "seconds": harness.seconds(times)}
     if "bound" in times:

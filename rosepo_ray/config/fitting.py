@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from rosepo_ray.config.section import Section
+from rosepo_ray.config.section import Section, absolute_folder
 
 ROBUST_EPSILON = 0.4
 """Largest smoothing factor that the robust objective, which divides by 1-2e, is given."""
@@ -77,5 +76,4 @@ class AlignSettings(FitSettings):
     @field_validator("replay")
     @classmethod
     def _absolute(cls, replay: str | None) -> str | None:
-        """A folder as an absolute path, since workers run in another directory."""
-        return str(Path(replay).absolute()) if replay is not None and Path(replay).is_dir() else replay
+        return None if replay is None else absolute_folder(replay)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from rosepo_ray.config.section import Section
+from rosepo_ray.config.section import Section, absolute_folder
 
 
 class LoraSettings(Section):
@@ -61,8 +60,7 @@ class PretrainedPolicy(Section):
     @field_validator("model")
     @classmethod
     def _absolute(cls, model: str) -> str:
-        """A folder as an absolute path, since workers run in another directory."""
-        return str(Path(model).absolute()) if Path(model).is_dir() else model
+        return absolute_folder(model)
 
 
 PolicySettings = Annotated[ScratchPolicy | PretrainedPolicy, Field(discriminator="type")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -23,3 +24,8 @@ class Section(BaseModel):
                 if bool not in kinds and (int in kinds or float in kinds):
                     raise ValueError(f"{name} is {str(value).lower()}, but a number is needed")
         return values
+
+
+def absolute_folder(name: str) -> str:
+    """A folder here as an absolute path, since workers run in another directory; any other name as it is."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
