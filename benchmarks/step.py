@@ -6,13 +6,13 @@
 For each K (rejected items) all sides run in one process, interleaved, on one thread:
 
 - `packed`: this repository, from token ids to the optimiser's step, stored reference log-probabilities;
-- `separate`, `separate_own` (for large K with --full only): the controls of sides.py;
+- `separate`, with --full also `separate_own`: the controls of sides.py;
 - `trl_cached`, `trl_live` (K = 1 and 15): TRL's DPOTrainer (trl_side.py), K items as K pairs;
 - `bound` (K = 1 and 3): the seconds that flop_bound.py says the packed step must take. `step_flop_fraction` = bound /
   packed.
 
 The package groups rows by length itself. The competitors first try a few numbers of rows a pass and keep the fastest.
-A step has 8 examples; without --full 4, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio. LARGE
+A step has 8 examples; without --full 8, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio. LARGE
 (125 M parameters) and QUICKSTART (that recipe's model and lengths) have their own results and no thresholds. Memory:
 step_memory.py, in fresh processes, always with 8 examples.
 """
@@ -56,7 +56,7 @@ FULL_EXAMPLES = {
     "TINY": {1: 2, 15: 1},
 }
 """Examples a step by K."""
-QUICK_EXAMPLES = {**FULL_EXAMPLES, "ISSUE": {1: 4, 3: 2, 7: 1, 15: 1}}
+QUICK_EXAMPLES = {**FULL_EXAMPLES, "ISSUE": {1: 8, 3: 2, 7: 1, 15: 1}}
 RESULTS = {"ISSUE": "step", "LARGE": "step_125m", "QUICKSTART": "step_quickstart", "TINY": "step_tiny"}
 ROWS_AT_ONCE = (2, 4, 16, 64, 128)
 """Rows (prompt and response) of a pass that the competitors try, as long as they are within MOST_TOKENS."""
@@ -112,7 +112,7 @@ def group(
 
 
 def sides_of(shape: Workload, rejected: int, full: bool) -> list[str]:
-    names = ["packed", *(name for name in SEPARATE if full or rejected <= 4 or name == "separate")]
+    names = ["packed", *(SEPARATE if full else ["separate"])]
     if rejected <= 3:
         names.append("bound")
     if rejected in (1, 15):
