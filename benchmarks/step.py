@@ -9,10 +9,10 @@ For each K (rejected items) all sides run in one process, interleaved, on one th
 - `separate`, with --full also `separate_own`: the controls of sides.py;
 - `trl_cached`, `trl_live` (K = 1 and 15): TRL's DPOTrainer (trl_side.py), K items as K pairs;
 - `bound` (K = 1 and 3): the seconds that flop_bound.py says the packed step must take. `step_flop_fraction` = bound /
-  packed.
+  packed; `step_flop_fraction_mm` with a bound of torch.mm's own rates, which the package's products may surpass.
 
 The package groups rows by length itself. The competitors first try a few numbers of rows a pass and keep the fastest.
-A step has 8 examples; without --full 8, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio. LARGE
+A step has 8 examples; without --full 4, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio. LARGE
 (125 M parameters) and QUICKSTART (that recipe's model and lengths) have their own results and no thresholds. Memory:
 step_memory.py, in fresh processes, always with 8 examples.
 """
@@ -56,7 +56,7 @@ FULL_EXAMPLES = {
     "TINY": {1: 2, 15: 1},
 }
 """Examples a step by K."""
-QUICK_EXAMPLES = {**FULL_EXAMPLES, "ISSUE": {1: 8, 3: 2, 7: 1, 15: 1}}
+QUICK_EXAMPLES = {**FULL_EXAMPLES, "ISSUE": {1: 4, 3: 2, 7: 1, 15: 1}}
 RESULTS = {"ISSUE": "step", "LARGE": "step_125m", "QUICKSTART": "step_quickstart", "TINY": "step_tiny"}
 ROWS_AT_ONCE = (2, 4, 16, 64, 128)
 """Rows (prompt and response) of a pass that the competitors try, as long as they are within MOST_TOKENS."""
@@ -108,6 +108,8 @@ def group(
     details = {"examples": count, "rejected": rejected, "rows_a_pass": dict(tunings), "seconds": harness.seconds(times)}
     if "bound" in times:
         details["bound"] = bound.report(statistics.median(times["bound"].wall))
+        by_mm = bound.by_mm[-rounds:]
+        times["bound_mm"] = Times(by_mm, by_mm)
     return times, details
 
 
@@ -136,16 +138,18 @@ def time_figures(
                 continue
             name = {
                 "bound": "step_flop_fraction" + ("" if rejected == 1 else f"_k{rejected}"),
+                "bound_mm": "step_flop_fraction_mm" + ("" if rejected == 1 else f"_k{rejected}"),
                 "trl_cached": "step_vs_trl_cached_k1" if rejected == 1 else f"step_vs_trl_k{rejected}",
             }.get(side, f"step_vs_{side}_k{rejected}")
             promise = None if suffix else PROMISES.get(name)
-            made = fraction(times, promise) if side == "bound" else ratio(times[side], times["packed"], promise)
+            of_bound = side.startswith("bound")
+            made = (fraction if of_bound else ratio)(times[side], times["packed"], promise)
             found[name + suffix] = made
     return found, details
 
 
-def fraction(times: dict[str, Times], promise: Promise | None) -> Figure:
-    return figure([b / p for b, p in zip(times["bound"].wall, times["packed"].wall, strict=True)], promise, unit="")
+def fraction(bound: Times, packed: Times, promise: Promise | None) -> Figure:
+    return figure([b / p for b, p in zip(bound.wall, packed.wall, strict=True)], promise, unit="")
 
 
 def memory_figures(name: str, count: int, full: bool, suffix: str) -> tuple[dict[str, Figure], dict[str, Any]]:

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy import pretrained
 from rosepo_ray.policy.model import causal_lm
-from rosepo_ray.policy.shared_prefix import llama, module
+from rosepo_ray.policy.shared_prefix import llama, module, products
 from rosepo_ray.policy.shared_prefix.layout import chain, pack
 from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 from tests import tiny_models
@@ -87,6 +87,13 @@ def test_packed_rows_equal_separate_rows_for_any_number_of_rejected(model: Any, 
         same(model, [ids(12), ids(12)], [titles, titles[::-1]])
     if rejected > 1:
         same(model, [ids(3), ids(12)], [titles, [[END], *titles[1:]]])
+
+
+def test_packed_rows_equal_separate_rows_by_large_products(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if products._onednn() is None:
+        pytest.skip("this build of PyTorch has no oneDNN")
+    monkeypatch.setattr(products, "LEAST", 0)
+    same(model, [[5, 6, 7], [8]], [[[9, END], [9, 3, END]], [[END], [4, END]]])
 
 
 @given(rows=st.lists(row, min_size=1, max_size=4))

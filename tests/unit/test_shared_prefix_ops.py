@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy import pretrained
-from rosepo_ray.policy.shared_prefix import ops, projection
+from rosepo_ray.policy.shared_prefix import ops, products, projection
 from rosepo_ray.policy.shared_prefix.projection import project
 
 DOUBLE = {"dtype": torch.float64, "requires_grad": True}
@@ -124,3 +124,33 @@ def test_the_packages_own_adapters_are_plain() -> None:
     model = pretrained.add_lora(AutoModelForCausalLM.from_config(tiny_models.config("qwen2")), LoraSettings(), seed=1)
     layer = model.get_base_model().base_model.layers[0]
     assert all(projection._plain_lora(one) for one in (layer.self_attn.q_proj, layer.mlp.down_proj))
+
+
+def test_large_products_by_onednn_equal_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, bias = torch.randn(40, 30), torch.randn(20, 30).t(), torch.randn(20)
+    wanted = torch.addmm(bias, a, b)
+    monkeypatch.setattr(products, "_onednn", lambda: pytest.fail("a small product"))
+    torch.testing.assert_close(products.product(a, b, bias), wanted)
+    monkeypatch.undo()
+    assert products._onednn() is not None or not torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(products, "LEAST", 0)
+    monkeypatch.setattr(torch, "mm", lambda *_: pytest.fail("not a large product"))
+    for left in (a, torch.randn(30, 40).t(), torch.randn(80, 30)[::2]):
+        for right in (b, b.contiguous()):
+            torch.testing.assert_close(products.product(left, right), left @ right)
+            torch.testing.assert_close(products.product(left, right, bias), left @ right + bias)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_large_linear_map_and_its_gradients(bias: bool, trained: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = nn.Linear(6, 4, bias).requires_grad_(trained), torch.randn(2, 3, 6, requires_grad=True)
+    found = []
+    for least in (0, 1 << 60):
+        monkeypatch.setattr(products, "LEAST", least)
+        (out,) = project((module,), x)
+        assert ("_Linear" in out.grad_fn.name()) == (least == 0)
+        inputs = [x, *module.parameters()] if trained else [x]
+        found.append([out, *torch.autograd.grad(out.cos().sum(), inputs)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -13,6 +13,7 @@ from rosepo_ray.policy.model import causal_lm
 from rosepo_ray.policy.shared_prefix import gpt2, llama
 from rosepo_ray.policy.shared_prefix.attention import additive
 from rosepo_ray.policy.shared_prefix.layout import PackedBatch, pick
+from rosepo_ray.policy.shared_prefix.projection import project
 
 _ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
 
@@ -55,7 +56,8 @@ def token_logps(model: Any, batch: PackedBatch) -> Tensor:
 def _logits(head: Any, hidden_NH: Tensor) -> Tensor:
     """Under autocast too in the head's own precision: bf16 would round a logit of 20 to the next eighth."""
     with torch.autocast(hidden_NH.device.type, enabled=False):
-        return head(hidden_NH.to(head.weight.dtype))
+        (logits_NV,) = project((head,), hidden_NH.to(head.weight.dtype))
+        return logits_NV
 
 
 def _gather(logits_NV: Tensor, place_M: Tensor, target_M: Tensor) -> Tensor:

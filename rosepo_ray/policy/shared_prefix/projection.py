@@ -2,8 +2,8 @@
 
 peft computes x W^T + s (x A^T) B^T: two thin products and two passes over the output. With rank 16 the sum W + s B A
 costs a hundredth of the product with x, so it is formed for each use, in the backward pass again, and never kept.
-Under autocast (where a sum in bf16 would round the adapter away) and for every other kind of adapter, peft's own
-modules run.
+Under autocast (where a sum in bf16 would round the adapter away) and for every other kind of adapter, the modules
+themselves run.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rosepo_ray.policy.shared_prefix.ops import written_out
+from rosepo_ray.policy.shared_prefix.products import linear, product
 
 
 def project(modules: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
     """What each module makes of x [..., H]: outputs [..., its features]."""
-    if not written_out(x) or not all(_plain_lora(module) for module in modules):
+    if not written_out(x):
         return [module(x) for module in modules]
+    if not all(_plain_lora(module) for module in modules):
+        return [linear(module, x) if type(module) is nn.Linear else module(x) for module in modules]
     found = [(module, module.active_adapters[0]) for module in modules]
     weights = [module.base_layer.weight for module in modules]
     downs = [module.lora_A[name].weight for module, name in found]
@@ -62,9 +65,8 @@ class _Adapted(torch.autograd.Function):
         flat = x.reshape(-1, x.shape[-1])
         outputs = []
         for weight, down, up, scale, bias in zip(weights, downs, ups, scales, biases, strict=True):
-            merged = torch.addmm(weight, up, down, alpha=scale).t()
-            out = torch.mm(flat, merged) if bias is None else torch.addmm(bias, flat, merged)
-            outputs.append(out.view(*x.shape[:-1], -1))
+            merged = torch.addmm(weight, up, down, alpha=scale)
+            outputs.append(product(flat, merged.t(), bias).view(*x.shape[:-1], -1))
         return tuple(outputs)
 
     @staticmethod
@@ -93,8 +95,8 @@ def _into_input(
 ) -> Tensor:
     total: Tensor | None = None
     for grad, weight, down, up, scale in zip(grads, weights, downs, ups, scales, strict=True):
-        merged = torch.addmm(weight, up, down, alpha=scale)
-        total = torch.mm(grad, merged) if total is None else total.addmm_(grad, merged)
+        part = product(grad, torch.addmm(weight, up, down, alpha=scale))
+        total = part if total is None else total.add_(part)
     assert total is not None
     return total
 
