@@ -51,10 +51,9 @@ $(BENCH): $(STAMP)
 	@rm -f .venv-bench/.installed-*
 	@touch $@
 
-bench: $(BENCH)  ## measure the language-model kernels and the oracle's service (about 15 minutes, one idle core)
+bench: $(BENCH)  ## measure the language-model kernels (about 15 minutes, one idle core)
 	.venv-bench/bin/python benchmarks/step.py
 	.venv-bench/bin/python benchmarks/scoring.py
-	.venv-bench/bin/python benchmarks/oracle_service.py --quick
 	.venv-bench/bin/python benchmarks/report.py
 
 bench-full: $(BENCH)  ## every figure of docs/benchmarks.md (some hours)

@@ -8,13 +8,13 @@ For each K (rejected items) all sides run in one process, interleaved, on one th
 - `packed`: this repository, from token ids to the optimiser's step, stored reference log-probabilities;
 - `separate`, with --full also `separate_own`: the controls of sides.py;
 - `trl_cached`, `trl_live` (K = 1 and 15): TRL's DPOTrainer (trl_side.py), K items as K pairs;
-- `bound` (K = 1 and 3): the seconds that flop_bound.py says the packed step must take. `step_flop_fraction` = bound /
-  packed; `step_flop_fraction_mm` with a bound of torch.mm's own rates, which the package's products may surpass.
+- `bound` (K = 1, with --full also 3), beside `packed` alone: the seconds that flop_bound.py says the packed step must
+  take. `step_flop_fraction` = bound / packed; `step_flop_fraction_mm` with torch.mm's rates, which may be surpassed.
 
 The package groups rows by length itself. The competitors first try a few numbers of rows a pass and keep the fastest.
-A step has 8 examples; without --full 4, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio. LARGE
-(125 M parameters) and QUICKSTART (that recipe's model and lengths) have their own results and no thresholds. Memory:
-step_memory.py, in fresh processes, always with 8 examples.
+A step has 8 examples; without --full 4, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio, but
+always 8 for `bound` and memory (step_memory.py, in fresh processes). LARGE (125 M parameters) and QUICKSTART (that
+recipe's model and lengths) have their own results and no thresholds.
 """
 
 from __future__ import annotations
@@ -115,8 +115,6 @@ def group(
 
 def sides_of(shape: Workload, rejected: int, full: bool) -> list[str]:
     names = ["packed", *(SEPARATE if full else ["separate"])]
-    if rejected <= 3:
-        names.append("bound")
     if rejected in (1, 15):
         names.append("trl_cached")
     if rejected == 1 and shape.lora:
@@ -124,27 +122,27 @@ def sides_of(shape: Workload, rejected: int, full: bool) -> list[str]:
     return names
 
 
-def time_figures(
-    shape: Workload, rounds: int, counts: dict[int, int], full: bool, suffix: str
-) -> tuple[dict[str, Figure], dict[str, Any]]:
+def time_figures(name: str, rounds: int, full: bool, suffix: str) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Figures and details; thresholds hold for the issue's workload, which has no suffix."""
+    shape: Workload = getattr(workload, name)
     found: dict[str, Figure] = {}
     details: dict[str, Any] = {}
     tunings: dict[str, int] = {}
-    for rejected, count in counts.items():
+    for rejected, count in (FULL_EXAMPLES if full else QUICK_EXAMPLES)[name].items():
         times, details[f"k{rejected}"] = group(shape, count, rejected, sides_of(shape, rejected, full), rounds, tunings)
-        for side in times:
-            if side == "packed":
-                continue
-            name = {
-                "bound": "step_flop_fraction" + ("" if rejected == 1 else f"_k{rejected}"),
-                "bound_mm": "step_flop_fraction_mm" + ("" if rejected == 1 else f"_k{rejected}"),
-                "trl_cached": "step_vs_trl_cached_k1" if rejected == 1 else f"step_vs_trl_k{rejected}",
-            }.get(side, f"step_vs_{side}_k{rejected}")
-            promise = None if suffix else PROMISES.get(name)
-            of_bound = side.startswith("bound")
-            made = (fraction if of_bound else ratio)(times[side], times["packed"], promise)
-            found[name + suffix] = made
+        for side in list(times)[1:]:
+            figure_name = f"step_vs_{side}_k{rejected}"
+            if side == "trl_cached" and rejected > 1:
+                figure_name = f"step_vs_trl_k{rejected}"
+            promise = None if suffix else PROMISES.get(figure_name)
+            found[figure_name + suffix] = ratio(times[side], times["packed"], promise)
+    for rejected in sorted(set(FULL_EXAMPLES[name]) & ({1, 3} if full else {1})):
+        count = FULL_EXAMPLES[name][rejected]
+        times, details[f"bound_k{rejected}"] = group(shape, count, rejected, ["packed", "bound"], rounds, tunings)
+        for side, figure_name in (("bound", "step_flop_fraction"), ("bound_mm", "step_flop_fraction_mm")):
+            figure_name += "" if rejected == 1 else f"_k{rejected}"
+            promise = None if suffix else PROMISES.get(figure_name)
+            found[figure_name + suffix] = fraction(times[side], times["packed"], promise)
     return found, details
 
 
@@ -157,7 +155,7 @@ def memory_figures(name: str, count: int, full: bool, suffix: str) -> tuple[dict
     details: dict[str, Any] = {}
     for rejected in (1, 3) if full else (1,):
         sides = ("packed", "separate", "trl_cached")
-        added = {side: step_memory.run_apart(side, name, count, rejected, 5 if full else 2) for side in sides}
+        added = {side: step_memory.run_apart(side, name, count, rejected, 5 if full else 1) for side in sides}
         details[f"added_bytes_k{rejected}"] = added
         for other, side in (("trl", "trl_cached"), ("separate", "separate")):
             values = [ours / theirs for ours, theirs in zip(added["packed"], added[side], strict=True)]
@@ -175,8 +173,7 @@ def run(name: str, rounds: int, full: bool, out: Path) -> None:
     suffix = RESULTS[name].removeprefix("step")
     details: dict[str, Any] = {"workload": vars(shape), "losses": difference(shape, examples(shape, 2, 2))}
     print(f"{name}: loss of TRL and of this repository on the same pairs: {details['losses']}")
-    counts = (FULL_EXAMPLES if full else QUICK_EXAMPLES)[name]
-    figures, details["times"] = time_figures(shape, rounds, counts, full, suffix)
+    figures, details["times"] = time_figures(name, rounds, full, suffix)
     if name in ("ISSUE", "TINY"):
         memory, details["memory"] = memory_figures(name, FULL_EXAMPLES[name][1], full, suffix)
         figures |= memory
