@@ -8,6 +8,7 @@ right, where causal attention needs no mask, the head on response positions only
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from workload import BETA, EPSILON, PAD, Examples
 
 from rosepo_ray.losses import conservative, margins
 from rosepo_ray.policy.model import causal_lm
+from rosepo_ray.policy.shared_prefix import products
 from rosepo_ray.policy.shared_prefix.layout import pack
 from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 from rosepo_ray.training.buckets import buckets
@@ -28,6 +30,20 @@ Logps = Callable[[Any, Examples], Tensor]
 def packed_logps(model: Any, batch: Examples) -> Tensor:
     logps: Tensor = PackedPolicy(model)(pack(batch.prompts, batch.responses, PAD))
     return logps
+
+
+class ByMm:
+    """A step of the package with torch.mm for all products."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.step = step
+
+    def __call__(self) -> None:
+        least, products.LEAST = products.LEAST, sys.maxsize
+        try:
+            self.step()
+        finally:
+            products.LEAST = least
 
 
 def separate_own_logps(model: Any, batch: Examples) -> Tensor:

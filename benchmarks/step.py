@@ -8,8 +8,9 @@ For each K (rejected items) all sides run in one process, interleaved, on one th
 - `packed`: this repository, from token ids to the optimiser's step, stored reference log-probabilities;
 - `separate`, with --full also `separate_own`: the controls of sides.py;
 - `trl_cached`, `trl_live` (K = 1 and 15): TRL's DPOTrainer (trl_side.py), K items as K pairs;
-- `bound` (K = 1, with --full also 3), beside `packed` alone: the seconds that flop_bound.py says the packed step must
-  take. `step_flop_fraction` = bound / packed; `step_flop_fraction_mm` with torch.mm's rates, which may be surpassed.
+- in a group of their own (K = 1, with --full also 3), with `packed`: `bound`, the seconds that flop_bound.py says the
+  packed step must take (`step_flop_fraction` = bound / packed, `step_flop_fraction_mm` with torch.mm's rates, which may
+  be surpassed), and `mm`, the packed step with torch.mm for all products.
 
 The package groups rows by length itself. The competitors first try a few numbers of rows a pass and keep the fastest.
 A step has 8 examples; without --full 4, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio, but
@@ -31,7 +32,7 @@ import step_memory
 import workload
 from flop_bound import Bound
 from harness import Figure, Promise, Side, Times, figure, measure, ratio
-from sides import Step, packed_logps, separate_logps, separate_own_logps
+from sides import ByMm, Step, packed_logps, separate_logps, separate_own_logps
 from trl_side import TrlStep, build_trainer, difference
 from workload import Examples, Workload, adapted_model, examples
 
@@ -79,9 +80,9 @@ def tuned(make: Callable[[int], Callable[[], None]], length: int) -> int:
 
 def build(name: str, shape: Workload, batch: Examples) -> Callable[[int], Callable[[], None]]:
     """A side's step, given the rows of a pass."""
-    if name == "packed":
-        model = adapted_model(shape)
-        return lambda rows: Step(model, packed_logps, batch)
+    if name in ("packed", "mm"):
+        step = Step(adapted_model(shape), packed_logps, batch)
+        return lambda rows: step if name == "packed" else ByMm(step)
     if name in SEPARATE:
         model, each = adapted_model(shape), len(batch.responses[0])
         return lambda rows: Step(model, SEPARATE[name], batch, max(1, rows // each))
@@ -101,7 +102,7 @@ def group(
             sides[name] = bound.seconds
             continue
         make, kind = build(name, shape, batch), "trl" if name.startswith("trl") else name
-        if kind not in tunings and kind != "packed":
+        if kind not in tunings and kind not in ("packed", "mm"):
             tunings[kind] = tuned(make, sum(shape.prompt_tokens) // 2)
         sides[name] = make(tunings.get(kind, 0))
     times = measure(sides, rounds)
@@ -138,11 +139,12 @@ def time_figures(name: str, rounds: int, full: bool, suffix: str) -> tuple[dict[
             found[figure_name + suffix] = ratio(times[side], times["packed"], promise)
     for rejected in sorted(set(FULL_EXAMPLES[name]) & ({1, 3} if full else {1})):
         count = FULL_EXAMPLES[name][rejected]
-        times, details[f"bound_k{rejected}"] = group(shape, count, rejected, ["packed", "bound"], rounds, tunings)
+        times, details[f"bound_k{rejected}"] = group(shape, count, rejected, ["packed", "bound", "mm"], rounds, tunings)
         for side, figure_name in (("bound", "step_flop_fraction"), ("bound_mm", "step_flop_fraction_mm")):
             figure_name += "" if rejected == 1 else f"_k{rejected}"
             promise = None if suffix else PROMISES.get(figure_name)
             found[figure_name + suffix] = fraction(times[side], times["packed"], promise)
+        found[f"step_vs_mm_k{rejected}{suffix}"] = ratio(times["mm"], times["packed"])
     return found, details
 
 
