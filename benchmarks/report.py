@@ -23,11 +23,6 @@ ROWS = (
         ("step_vs_separate_k1", "step_vs_separate_k3", "step_vs_separate_k7", "step_vs_separate_k15"),
         "step",
     ),
-    (
-        "… the same rows through this package's blocks, K = 1 / 3",
-        ("step_vs_separate_own_k1", "step_vs_separate_own_k3"),
-        "step",
-    ),
     ("a step against TRL, K = 1, reference cached / live", ("step_vs_trl_cached_k1", "step_vs_trl_live_k1"), "step"),
     ("a step against TRL, K = 15", ("step_vs_trl_k15",), "step"),
     ("fraction of the machine's own matrix-product rate", ("step_flop_fraction",), "step"),

@@ -24,6 +24,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -60,22 +61,32 @@ FULL_EXAMPLES = {
 QUICK_EXAMPLES = {**FULL_EXAMPLES, "ISSUE": {1: 4, 3: 2, 7: 1, 15: 1}}
 RESULTS = {"ISSUE": "step", "LARGE": "step_125m", "QUICKSTART": "step_quickstart", "TINY": "step_tiny"}
 ROWS_AT_ONCE = (2, 4, 16, 64, 128)
-"""Rows (prompt and response) of a pass that the competitors try, as long as they are within MOST_TOKENS."""
-MOST_TOKENS = 5_000
+"""Rows (prompt and response) of a pass that the competitors try."""
+MOST_TOKENS, MOST_TOKENS_QUICK = 5_000, 2_000
+"""Of such a pass. Larger ones are now fast, now slow, as the allocator finds room; they are tried with --full only."""
 SEPARATE = {"separate": separate_logps, "separate_own": separate_own_logps}
 
 
-def tuned(make: Callable[[int], Callable[[], None]], length: int) -> int:
-    """The fastest number of rows of `length` tokens a pass, by processor time, the better of two steps each."""
-    best: dict[int, float] = {}
-    for rows in (rows for rows in ROWS_AT_ONCE if rows * length <= MOST_TOKENS):
-        step = make(rows)
-        for _ in range(2):
-            began = time.process_time()
-            step()
-            best[rows] = min(best.get(rows, float("inf")), time.process_time() - began)
-    print(f"seconds by rows a pass: {best}", flush=True)
-    return min(best, key=lambda rows: best[rows])
+@dataclass
+class Tuning:
+    """Rows a pass of each kind of competitor, found when it is first needed."""
+
+    most_tokens: int
+    rows: dict[str, int] = field(default_factory=dict)
+
+    def of(self, kind: str, make: Callable[[int], Callable[[], None]], length: int) -> int:
+        """The fastest number of rows of `length` tokens, by processor time, the better of two steps each."""
+        if kind not in self.rows:
+            best: dict[int, float] = {}
+            for rows in (rows for rows in ROWS_AT_ONCE if rows * length <= self.most_tokens):
+                step = make(rows)
+                for _ in range(2):
+                    began = time.process_time()
+                    step()
+                    best[rows] = min(best.get(rows, float("inf")), time.process_time() - began)
+            print(f"{kind}: seconds by rows a pass: {best}", flush=True)
+            self.rows[kind] = min(best, key=lambda rows: best[rows])
+        return self.rows[kind]
 
 
 def build(name: str, shape: Workload, batch: Examples) -> Callable[[int], Callable[[], None]]:
@@ -91,9 +102,9 @@ def build(name: str, shape: Workload, batch: Examples) -> Callable[[int], Callab
 
 
 def group(
-    shape: Workload, count: int, rejected: int, names: Sequence[str], rounds: int, tunings: dict[str, int]
+    shape: Workload, count: int, rejected: int, names: Sequence[str], rounds: int, tuning: Tuning
 ) -> tuple[dict[str, Times], dict[str, Any]]:
-    """Times of the named sides on one batch, and what was chosen. `tunings` keeps each kind's rows a pass."""
+    """Times of the named sides on one batch, and what was chosen."""
     batch = examples(shape, count, 1 + rejected)
     bound = Bound(shape, batch)
     sides: dict[str, Side] = {}
@@ -102,11 +113,15 @@ def group(
             sides[name] = bound.seconds
             continue
         make, kind = build(name, shape, batch), "trl" if name.startswith("trl") else name
-        if kind not in tunings and kind not in ("packed", "mm"):
-            tunings[kind] = tuned(make, sum(shape.prompt_tokens) // 2)
-        sides[name] = make(tunings.get(kind, 0))
+        own = kind in ("packed", "mm")
+        sides[name] = make(0 if own else tuning.of(kind, make, sum(shape.prompt_tokens) // 2))
     times = measure(sides, rounds)
-    details = {"examples": count, "rejected": rejected, "rows_a_pass": dict(tunings), "seconds": harness.seconds(times)}
+    details = {
+        "examples": count,
+        "rejected": rejected,
+        "rows_a_pass": dict(tuning.rows),
+        "seconds": harness.seconds(times),
+    }
     if "bound" in times:
         details["bound"] = bound.report(statistics.median(times["bound"].wall))
         by_mm = bound.by_mm[-rounds:]
@@ -128,9 +143,9 @@ def time_figures(name: str, rounds: int, full: bool, suffix: str) -> tuple[dict[
     shape: Workload = getattr(workload, name)
     found: dict[str, Figure] = {}
     details: dict[str, Any] = {}
-    tunings: dict[str, int] = {}
+    tuning = Tuning(MOST_TOKENS if full else MOST_TOKENS_QUICK)
     for rejected, count in (FULL_EXAMPLES if full else QUICK_EXAMPLES)[name].items():
-        times, details[f"k{rejected}"] = group(shape, count, rejected, sides_of(shape, rejected, full), rounds, tunings)
+        times, details[f"k{rejected}"] = group(shape, count, rejected, sides_of(shape, rejected, full), rounds, tuning)
         for side in list(times)[1:]:
             figure_name = f"step_vs_{side}_k{rejected}"
             if side == "trl_cached" and rejected > 1:
@@ -139,7 +154,7 @@ def time_figures(name: str, rounds: int, full: bool, suffix: str) -> tuple[dict[
             found[figure_name + suffix] = ratio(times[side], times["packed"], promise)
     for rejected in sorted(set(FULL_EXAMPLES[name]) & ({1, 3} if full else {1})):
         count = FULL_EXAMPLES[name][rejected]
-        times, details[f"bound_k{rejected}"] = group(shape, count, rejected, ["packed", "bound", "mm"], rounds, tunings)
+        times, details[f"bound_k{rejected}"] = group(shape, count, rejected, ["packed", "bound", "mm"], rounds, tuning)
         for side, figure_name in (("bound", "step_flop_fraction"), ("bound_mm", "step_flop_fraction_mm")):
             figure_name += "" if rejected == 1 else f"_k{rejected}"
             promise = None if suffix else PROMISES.get(figure_name)
@@ -157,7 +172,7 @@ def memory_figures(name: str, count: int, full: bool, suffix: str) -> tuple[dict
     details: dict[str, Any] = {}
     for rejected in (1, 3) if full else (1,):
         sides = ("packed", "separate", "trl_cached")
-        added = {side: step_memory.run_apart(side, name, count, rejected, 5 if full else 1) for side in sides}
+        added = {side: step_memory.run_apart(side, name, count, rejected, 5 if full else 3) for side in sides}
         details[f"added_bytes_k{rejected}"] = added
         for other, side in (("trl", "trl_cached"), ("separate", "separate")):
             values = [ours / theirs for ours, theirs in zip(added["packed"], added[side], strict=True)]

@@ -1,8 +1,8 @@
 """Matrix products in float32 on a CPU: PyTorch sends them to MKL, here the large ones go to oneDNN.
 
 On the AMD processor of our benchmarks MKL reaches 55 to 85 GFLOP/s a core and oneDNN 85 to 100, at the same shapes
-(`benchmarks/flop_bound.py` measures both). oneDNN makes a kernel for each new shape, which takes about a millisecond;
-products so small that this would not pay stay with MKL. The shape alone decides which of the two runs.
+(`benchmarks/flop_bound.py` measures both). oneDNN makes a kernel for each new shape, which takes about a millisecond
+and serves all layers; products so small that this would not pay stay with MKL. The shape alone decides which runs.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-LEAST = 1 << 27
-"""Multiplications of a product from which on oneDNN is asked: about 4 ms by MKL."""
+LEAST = 1 << 25
+"""Multiplications of a product from which on oneDNN is asked: about a millisecond by MKL."""
 
 
 def large(rows: int, inner: int, columns: int) -> bool:
