@@ -9,7 +9,7 @@ right, where causal attention needs no mask, the head on response positions only
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,32 +46,48 @@ class ByMm:
             products.LEAST = least
 
 
-def separate_own_logps(model: Any, batch: Examples) -> Tensor:
-    """Each response with its own copy of the prompt, by the package's blocks."""
-    pairs = [(p, answer) for p, answers in zip(batch.prompts, batch.responses, strict=True) for answer in answers]
-    logps: Tensor = PackedPolicy(model)(pack([prompt for prompt, _ in pairs], [[answer] for _, answer in pairs], PAD))
-    return logps
+Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
+"""Prompt and response."""
 
 
-def separate_logps(model: Any, batch: Examples) -> Tensor:
-    """Each response with its own copy of the prompt in its own row."""
-    pairs = [(p, answer) for p, answers in zip(batch.prompts, batch.responses, strict=True) for answer in answers]
-    length = max(len(prompt) + len(answer) - 1 for prompt, answer in pairs)
-    ids = torch.full((len(pairs), length), PAD)
-    rows: list[int] = []
-    positions: list[int] = []
-    targets: list[int] = []
-    for number, (prompt, answer) in enumerate(pairs):
-        ids[number, : len(prompt) + len(answer) - 1] = torch.tensor([*prompt, *answer[:-1]])
-        rows += [number] * len(answer)
-        positions += range(len(prompt) - 1, len(prompt) - 1 + len(answer))
-        targets += answer
+def separate_own_logps(model: Any, batch: Examples, rows: int = sys.maxsize) -> Tensor:
+    """Each response with its own copy of the prompt, by the package's blocks, at most `rows` rows a pass."""
+
+    def one_pass(pairs: Pairs) -> Tensor:
+        packed = pack([prompt for prompt, _ in pairs], [[answer] for _, answer in pairs], PAD)
+        logps: Tensor = PackedPolicy(model)(packed)
+        return logps
+
+    return _in_passes(one_pass, batch, rows)
+
+
+def separate_logps(model: Any, batch: Examples, rows: int = sys.maxsize) -> Tensor:
+    """Each response with its own copy of the prompt in its own row, at most `rows` rows a pass."""
     inner = causal_lm(model)
-    hidden = getattr(inner, inner.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
-    rows_M = torch.tensor(rows)
-    logits_MV = inner.get_output_embeddings()(hidden[rows_M, torch.tensor(positions)])
-    logps_M = logits_MV.gather(1, torch.tensor(targets)[:, None])[:, 0] - logits_MV.logsumexp(1)
-    return torch.zeros(len(pairs)).index_add(0, rows_M, logps_M)
+
+    def one_pass(pairs: Pairs) -> Tensor:
+        length = max(len(prompt) + len(answer) - 1 for prompt, answer in pairs)
+        ids = torch.full((len(pairs), length), PAD)
+        owners: list[int] = []
+        positions: list[int] = []
+        targets: list[int] = []
+        for number, (prompt, answer) in enumerate(pairs):
+            ids[number, : len(prompt) + len(answer) - 1] = torch.tensor([*prompt, *answer[:-1]])
+            owners += [number] * len(answer)
+            positions += range(len(prompt) - 1, len(prompt) - 1 + len(answer))
+            targets += answer
+        hidden = getattr(inner, inner.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
+        owners_M = torch.tensor(owners)
+        logits_MV = inner.get_output_embeddings()(hidden[owners_M, torch.tensor(positions)])
+        logps_M = logits_MV.gather(1, torch.tensor(targets)[:, None])[:, 0] - logits_MV.logsumexp(1)
+        return torch.zeros(len(pairs)).index_add(0, owners_M, logps_M)
+
+    return _in_passes(one_pass, batch, rows)
+
+
+def _in_passes(one_pass: Callable[[Pairs], Tensor], batch: Examples, rows: int) -> Tensor:
+    pairs = [(p, answer) for p, answers in zip(batch.prompts, batch.responses, strict=True) for answer in answers]
+    return torch.cat([one_pass(pairs[start : start + rows]) for start in range(0, len(pairs), rows)])
 
 
 def loss_of(logps_R: Tensor, reference_R: Tensor, size: int, epsilon: float = EPSILON) -> Tensor:

@@ -13,9 +13,9 @@ For each K (rejected items) all sides run in one process, interleaved, on one th
   be surpassed), and `mm`, the packed step with torch.mm for all products.
 
 The package groups rows by length itself. The competitors first try a few numbers of rows a pass and keep the fastest.
-A step has 8 examples; without --full 4, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio, but
-always 8 for `bound` and memory (step_memory.py, in fresh processes). LARGE (125 M parameters) and QUICKSTART (that
-recipe's model and lengths) have their own results and no thresholds.
+A step has 8 examples; without --full 4, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio, but 8 in
+the group of `bound` and for memory (step_memory.py, in fresh processes). LARGE (125 M parameters) and QUICKSTART (that
+recipe's model and lengths) have numbers of examples and results of their own, and no thresholds.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ def build(name: str, shape: Workload, batch: Examples) -> Callable[[int], Callab
         return lambda rows: step if name == "packed" else ByMm(step)
     if name in SEPARATE:
         model, each = adapted_model(shape), len(batch.responses[0])
-        return lambda rows: Step(model, SEPARATE[name], batch, max(1, rows // each))
+        return lambda rows: Step(model, partial(SEPARATE[name], rows=rows), batch, max(1, rows // each))
     trainer = build_trainer(shape, batch, cached=name == "trl_cached")
     return lambda rows: TrlStep(trainer, max(1, rows // 2))
 
@@ -108,24 +109,25 @@ def group(
     batch = examples(shape, count, 1 + rejected)
     bound = Bound(shape, batch)
     sides: dict[str, Side] = {}
+    passes: dict[str, int] = {}
     for name in names:
         if name == "bound":
             sides[name] = bound.seconds
             continue
-        make, kind = build(name, shape, batch), "trl" if name.startswith("trl") else name
-        own = kind in ("packed", "mm")
-        sides[name] = make(0 if own else tuning.of(kind, make, sum(shape.prompt_tokens) // 2))
+        make = build(name, shape, batch)
+        if name in ("packed", "mm"):  # the package groups rows itself
+            sides[name] = make(0)
+            continue
+        kind = "trl" if name.startswith("trl") else name
+        passes[name] = tuning.of(kind, make, sum(shape.prompt_tokens) // 2)
+        sides[name] = make(passes[name])
     times = measure(sides, rounds)
-    details = {
-        "examples": count,
-        "rejected": rejected,
-        "rows_a_pass": dict(tuning.rows),
-        "seconds": harness.seconds(times),
-    }
+    details: dict[str, Any] = {"examples": count, "rejected": rejected, "rows_a_pass": passes}
     if "bound" in times:
         details["bound"] = bound.report(statistics.median(times["bound"].wall))
         by_mm = bound.by_mm[-rounds:]
         times["bound_mm"] = Times(by_mm, by_mm)
+    details["seconds"] = harness.seconds(times)
     return times, details
 
 
@@ -199,7 +201,7 @@ def run(name: str, rounds: int, full: bool, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--full", action="store_true", help="8 examples for every K, more rounds")
+    parser.add_argument("--full", action="store_true", help="more examples a step, more sides and rounds")
     parser.add_argument("--rounds", type=int, help="timed rounds; default 5, with --full 9")
     parser.add_argument(
         "--model",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rosepo_ray.policy.shared_prefix.ops import written_out
-from rosepo_ray.policy.shared_prefix.products import linear, product
+from rosepo_ray.policy.shared_prefix.products import add_product, linear, product
 
 
 def project(modules: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
@@ -95,8 +95,8 @@ def _into_input(
 ) -> Tensor:
     total: Tensor | None = None
     for grad, weight, down, up, scale in zip(grads, weights, downs, ups, scales, strict=True):
-        part = product(grad, torch.addmm(weight, up, down, alpha=scale))
-        total = part if total is None else total.add_(part)
+        merged = torch.addmm(weight, up, down, alpha=scale)
+        total = product(grad, merged) if total is None else add_product(total, grad, merged)
     assert total is not None
     return total
 
