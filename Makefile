@@ -51,7 +51,7 @@ $(BENCH): $(STAMP)
 	@rm -f .venv-bench/.installed-*
 	@touch $@
 
-bench: $(BENCH)  ## measure the language-model kernels (about 15 minutes, one idle core)
+bench: $(BENCH)  ## measure the language-model kernels (about 16 minutes, one idle core)
 	.venv-bench/bin/python benchmarks/step.py
 	.venv-bench/bin/python benchmarks/scoring.py
 	.venv-bench/bin/python benchmarks/report.py
