@@ -158,7 +158,7 @@ def _seconds(product: Product) -> tuple[float, float]:
     b = torch.rand(*lead, *right[::-1]).mT if product.transposed == "right" else torch.rand(*lead, *right)
     out = torch.empty(*lead, product.rows, product.columns)
     mm = _median(lambda: torch.matmul(a, b, out=out))
-    if product.batch > 1 or product.flops < 2 * package.LEAST:
+    if product.batch > 1 or package.onednn_for(a, product.columns) is None:
         return mm, float("inf")
     return mm, _median(lambda: package.product(a, b))
 

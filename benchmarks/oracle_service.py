@@ -1,7 +1,6 @@
 """Pairs per second of the hosted oracle through its client, against the direct call in one process.
 
     python benchmarks/oracle_service.py
-    python benchmarks/oracle_service.py --quick
 
 The oracle is a SASRec of the quickstart's size over a catalogue of MovieLens's (1,682 items), with random weights: they
 do not change the time. Both sides get the same rows, 128 a call, with --k rejected items each, the direct one on one
@@ -119,17 +118,14 @@ def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure],
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="fewer calls a round; the result has another name")
     parser.add_argument("--k", type=int, default=3, help="rejected items a row")
-    parser.add_argument("--calls", type=int, help="calls a round; default: 64, with --quick 24")
-    parser.add_argument("--rounds", type=int, help="default: 15, with --quick 7")
+    parser.add_argument("--calls", type=int, default=64, help="calls a round")
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warmup", type=int, default=2)
     given = parser.parse_args()
-    given.calls = given.calls or (24 if given.quick else 64)
-    given.rounds = given.rounds or (7 if given.quick else 15)
     with tempfile.TemporaryDirectory(prefix="rosepo-oracle-") as folder:
         figures, details = compare(given, Path(folder))
-    write("oracle_service_quick" if given.quick else "oracle_service", figures, details)
+    write("oracle_service", figures, details)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from workload import BETA, EPSILON, PAD, Examples
 
 from rosepo_ray.losses import conservative, margins
 from rosepo_ray.policy.model import causal_lm
-from rosepo_ray.policy.shared_prefix import products
 from rosepo_ray.policy.shared_prefix.layout import pack
 from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 from rosepo_ray.training.buckets import buckets
@@ -32,18 +31,10 @@ def packed_logps(model: Any, batch: Examples) -> Tensor:
     return logps
 
 
-class ByMm:
+def by_mm(step: Callable[[], None]) -> None:
     """A step of the package with torch.mm for all products."""
-
-    def __init__(self, step: Callable[[], None]) -> None:
-        self.step = step
-
-    def __call__(self) -> None:
-        least, products.LEAST = products.LEAST, sys.maxsize
-        try:
-            self.step()
-        finally:
-            products.LEAST = least
+    with torch.backends.mkldnn.flags(enabled=False):
+        step()
 
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]

@@ -34,7 +34,7 @@ import step_memory
 import workload
 from flop_bound import Bound
 from harness import Figure, Promise, Side, Times, figure, measure, ratio
-from sides import ByMm, Step, packed_logps, separate_logps, separate_own_logps
+from sides import Step, by_mm, packed_logps, separate_logps, separate_own_logps
 from trl_side import TrlStep, build_trainer, difference
 from workload import Examples, Workload, adapted_model, examples
 
@@ -50,8 +50,6 @@ PROMISES = {
     "step_memory_vs_trl": Promise(0.22, 0.15, lower_is_better=True),
     "step_memory_vs_separate": Promise(0.32, 0.25, lower_is_better=True),
 }
-MEMORY_REJECTED = 1
-"""K of the memory figures without a suffix: the pair, where sharing saves least."""
 FULL_EXAMPLES = {
     "ISSUE": {1: 8, 3: 8, 7: 8, 15: 8},
     "LARGE": {1: 2, 3: 1},
@@ -91,10 +89,7 @@ class Tuning:
 
 
 def build(name: str, shape: Workload, batch: Examples) -> Callable[[int], Callable[[], None]]:
-    """A side's step, given the rows of a pass."""
-    if name in ("packed", "mm"):
-        step = Step(adapted_model(shape), packed_logps, batch)
-        return lambda rows: step if name == "packed" else ByMm(step)
+    """A competitor's step, given the rows of a pass."""
     if name in SEPARATE:
         model, each = adapted_model(shape), len(batch.responses[0])
         return lambda rows: Step(model, partial(SEPARATE[name], rows=rows), batch, max(1, rows // each))
@@ -108,16 +103,12 @@ def group(
     """Times of the named sides on one batch, and what was chosen."""
     batch = examples(shape, count, 1 + rejected)
     bound = Bound(shape, batch)
-    sides: dict[str, Side] = {}
+    packed = Step(adapted_model(shape), packed_logps, batch)  # the package groups rows itself
+    sides: dict[str, Side] = {"packed": packed, "bound": bound.seconds, "mm": partial(by_mm, packed)}
+    sides = {name: side for name, side in sides.items() if name in names}
     passes: dict[str, int] = {}
-    for name in names:
-        if name == "bound":
-            sides[name] = bound.seconds
-            continue
+    for name in (name for name in names if name not in sides):
         make = build(name, shape, batch)
-        if name in ("packed", "mm"):  # the package groups rows itself
-            sides[name] = make(0)
-            continue
         kind = "trl" if name.startswith("trl") else name
         passes[name] = tuning.of(kind, make, sum(shape.prompt_tokens) // 2)
         sides[name] = make(passes[name])
@@ -125,8 +116,8 @@ def group(
     details: dict[str, Any] = {"examples": count, "rejected": rejected, "rows_a_pass": passes}
     if "bound" in times:
         details["bound"] = bound.report(statistics.median(times["bound"].wall))
-        by_mm = bound.by_mm[-rounds:]
-        times["bound_mm"] = Times(by_mm, by_mm)
+        seconds = bound.by_mm[-rounds:]
+        times["bound_mm"] = Times(seconds, seconds)
     details["seconds"] = harness.seconds(times)
     return times, details
 
@@ -140,8 +131,13 @@ def sides_of(shape: Workload, rejected: int, full: bool) -> list[str]:
     return names
 
 
-def time_figures(name: str, rounds: int, full: bool, suffix: str) -> tuple[dict[str, Figure], dict[str, Any]]:
-    """Figures and details; thresholds hold for the issue's workload, which has no suffix."""
+def promise_of(name: str, figure_name: str) -> Promise | None:
+    """Thresholds hold for the issue's workload only."""
+    return PROMISES.get(figure_name) if name == "ISSUE" else None
+
+
+def time_figures(name: str, rounds: int, full: bool) -> tuple[dict[str, Figure], dict[str, Any]]:
+    """Figures and details."""
     shape: Workload = getattr(workload, name)
     found: dict[str, Figure] = {}
     details: dict[str, Any] = {}
@@ -152,16 +148,14 @@ def time_figures(name: str, rounds: int, full: bool, suffix: str) -> tuple[dict[
             figure_name = f"step_vs_{side}_k{rejected}"
             if side == "trl_cached" and rejected > 1:
                 figure_name = f"step_vs_trl_k{rejected}"
-            promise = None if suffix else PROMISES.get(figure_name)
-            found[figure_name + suffix] = ratio(times[side], times["packed"], promise)
+            found[figure_name] = ratio(times[side], times["packed"], promise_of(name, figure_name))
     for rejected in sorted(set(FULL_EXAMPLES[name]) & ({1, 3} if full else {1})):
         count = FULL_EXAMPLES[name][rejected]
         times, details[f"bound_k{rejected}"] = group(shape, count, rejected, ["packed", "bound", "mm"], rounds, tuning)
         for side, figure_name in (("bound", "step_flop_fraction"), ("bound_mm", "step_flop_fraction_mm")):
             figure_name += "" if rejected == 1 else f"_k{rejected}"
-            promise = None if suffix else PROMISES.get(figure_name)
-            found[figure_name + suffix] = fraction(times[side], times["packed"], promise)
-        found[f"step_vs_mm_k{rejected}{suffix}"] = ratio(times["mm"], times["packed"])
+            found[figure_name] = fraction(times[side], times["packed"], promise_of(name, figure_name))
+        found[f"step_vs_mm_k{rejected}"] = ratio(times["mm"], times["packed"])
     return found, details
 
 
@@ -169,34 +163,32 @@ def fraction(bound: Times, packed: Times, promise: Promise | None) -> Figure:
     return figure([b / p for b, p in zip(bound.wall, packed.wall, strict=True)], promise, unit="")
 
 
-def memory_figures(name: str, count: int, full: bool, suffix: str) -> tuple[dict[str, Figure], dict[str, Any]]:
+def memory_figures(name: str, full: bool) -> tuple[dict[str, Figure], dict[str, Any]]:
     found: dict[str, Figure] = {}
     details: dict[str, Any] = {}
+    count = FULL_EXAMPLES[name][1]
     for rejected in (1, 3) if full else (1,):
         sides = ("packed", "separate", "trl_cached")
         added = {side: step_memory.run_apart(side, name, count, rejected, 5 if full else 3) for side in sides}
         details[f"added_bytes_k{rejected}"] = added
         for other, side in (("trl", "trl_cached"), ("separate", "separate")):
             values = [ours / theirs for ours, theirs in zip(added["packed"], added[side], strict=True)]
-            main = f"step_memory_vs_{other}"
-            promise = PROMISES[main] if rejected == MEMORY_REJECTED and not suffix else None
-            found[(main if rejected == MEMORY_REJECTED else f"{main}_k{rejected}") + suffix] = figure(
-                values, promise, unit=""
-            )
+            figure_name = f"step_memory_vs_{other}" + ("" if rejected == 1 else f"_k{rejected}")
+            found[figure_name] = figure(values, promise_of(name, figure_name), unit="")
     return found, details
 
 
 def run(name: str, rounds: int, full: bool, out: Path) -> None:
     """Measure one model and leave its result."""
     shape: Workload = getattr(workload, name)
-    suffix = RESULTS[name].removeprefix("step")
     details: dict[str, Any] = {"workload": vars(shape), "losses": difference(shape, examples(shape, 2, 2))}
     print(f"{name}: loss of TRL and of this repository on the same pairs: {details['losses']}")
-    figures, details["times"] = time_figures(name, rounds, full, suffix)
+    figures, details["times"] = time_figures(name, rounds, full)
     if name in ("ISSUE", "TINY"):
-        memory, details["memory"] = memory_figures(name, FULL_EXAMPLES[name][1], full, suffix)
+        memory, details["memory"] = memory_figures(name, full)
         figures |= memory
-    harness.write(RESULTS[name], figures, details, out)
+    suffix = RESULTS[name].removeprefix("step")
+    harness.write(RESULTS[name], {one + suffix: value for one, value in figures.items()}, details, out)
 
 
 def main() -> None:

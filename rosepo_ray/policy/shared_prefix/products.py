@@ -21,7 +21,7 @@ LEAST = 1 << 25
 
 def product(a_MI: Tensor, b_IN: Tensor, bias_N: Tensor | None = None) -> Tensor:
     """a b + bias [M, N], without gradients of its own."""
-    onednn = _fitting(a_MI, b_IN.shape[1])
+    onednn = onednn_for(a_MI, b_IN.shape[1])
     if onednn is not None:
         out: Tensor = onednn(a_MI, b_IN.t(), bias_N, "none", [], "")
         return out
@@ -30,7 +30,7 @@ def product(a_MI: Tensor, b_IN: Tensor, bias_N: Tensor | None = None) -> Tensor:
 
 def add_product(total_MN: Tensor, a_MI: Tensor, b_IN: Tensor) -> Tensor:
     """total + a b, written into `total`."""
-    if _fitting(a_MI, b_IN.shape[1]) is None:
+    if onednn_for(a_MI, b_IN.shape[1]) is None:
         return total_MN.addmm_(a_MI, b_IN)
     return total_MN.add_(product(a_MI, b_IN))
 
@@ -38,12 +38,12 @@ def add_product(total_MN: Tensor, a_MI: Tensor, b_IN: Tensor) -> Tensor:
 def linear(module: nn.Linear, x: Tensor) -> Tensor:
     """`module(x)` [..., its features], by :func:`product` where that is oneDNN and nothing is hooked to the module."""
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    if hooked or _fitting(x, len(module.weight)) is None:
+    if hooked or onednn_for(x, len(module.weight)) is None:
         return torch.as_tensor(module(x))
     return torch.as_tensor(_Linear.apply(x, module.weight, module.bias))
 
 
-def _fitting(a: Tensor, columns: int) -> Any:
+def onednn_for(a: Tensor, columns: int) -> Any:
     """oneDNN's operation where it is worth asking for a [..., I] times [I, columns], else None."""
     if a.dtype != torch.float32 or a.device.type != "cpu" or a.numel() * columns < LEAST:
         return None
