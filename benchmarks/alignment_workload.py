@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from rosepo_ray.config.fitting import FitSettings
 from rosepo_ray.config.oracle import SasrecOracle
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.training import FitSettings
 
 ITEMS = 1_682  # as MovieLens-100K
 WORDS = 1_500
@@ -131,7 +131,7 @@ def prepare(settings: Settings, run_dir: str) -> dict[str, str]:
     Data, rejection and calibration are the package's stage functions, for which a Ray cluster must be there. SFT and
     oracle train in this process, by the same programs and loop: that saves the start of two groups of workers.
     """
-    from rosepo_ray import pipeline
+    from rosepo_ray.run import pipeline
 
     planned = {step.stage.name: step for step in pipeline.plan(settings, run_dir)}
     trained = {"sft": _sft, "oracle": _oracle}
@@ -160,10 +160,10 @@ def _sft(settings: Settings, inputs: dict[str, str], out: str) -> None:
 
 
 def _oracle(settings: Settings, inputs: dict[str, str], out: str) -> None:
-    from rosepo_ray import tables
     from rosepo_ray.oracle import store
     from rosepo_ray.oracle.model import SasrecScorer
     from rosepo_ray.stages.oracle import OracleProgram
+    from rosepo_ray.storage import tables
     from rosepo_ray.training.world import World
 
     program = OracleProgram(settings, inputs["data"], 0, World())

@@ -28,14 +28,15 @@ import numpy as np
 import yaml
 from harness import ROOT, Promise, figure, measure, pin_threads, ratio, seconds, write
 
-from rosepo_ray import ordering, tables
+from rosepo_ray.catalogue import ranks
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.policy import store
-from rosepo_ray.policy.catalogue.search import Found, score_all, top_k
-from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.search.ranking import Found, score_all, top_k
+from rosepo_ray.policy.search.title_trie import TitleTrie
 from rosepo_ray.seeds import generator
+from rosepo_ray.storage import tables
 
 PROMISES = {"topk_vs_all_1682": Promise(goal=4), "topk_vs_all_50k": Promise(goal=20)}
 TITLES, K, TOKENS = 50_000, 10, 4096
@@ -149,7 +150,7 @@ def compare(
 
     times = measure({"search": search, "all": everything}, rounds)
     for found, scores, row_id in zip(last["search"], last["all"], row_ids, strict=True):
-        best = ordering.top(row_id, trie.item_ids, scores, K)
+        best = ranks.top(row_id, trie.item_ids, scores, K)
         same(found, scores, (best, scores[best]))
     nodes = [one.nodes for one in last["search"]]
     details = {

@@ -36,7 +36,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import yaml
 
-from rosepo_ray.memory import family
+from rosepo_ray.process.memory import family
 
 ROOT = Path(__file__).parents[1]
 PER_USER = 20

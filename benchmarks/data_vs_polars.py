@@ -47,7 +47,7 @@ def stage(recipe: Path, out: Path) -> dict[str, float]:
 def run_stage(recipe: Path, out: Path) -> dict[str, float]:
     """In the process that :func:`stage` starts."""
     from rosepo_ray.config.settings import Settings
-    from rosepo_ray.stages import cluster
+    from rosepo_ray.on_ray import cluster
 
     values = yaml.safe_load(recipe.read_text())
     settings = Settings.model_validate({"data": values["data"] | {"min_rating": MIN_RATING}})

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 from workload import Examples, Workload
 
-from rosepo_ray.policy.shared_prefix import products as package
+from rosepo_ray.policy.engine import products as package
 
 RANK = 16
 REPEATS = 3

@@ -63,9 +63,9 @@ def timed(side: Callable[[], list[Any]]) -> tuple[float, list[Any]]:
 def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Figures and details. Starts a local Ray cluster and ends it."""
     from rosepo_ray.config.settings import Settings
+    from rosepo_ray.on_ray import cluster
+    from rosepo_ray.on_ray.oracle_client import OracleClient
     from rosepo_ray.oracle import judging, store
-    from rosepo_ray.oracle.client import OracleClient
-    from rosepo_ray.stages import cluster
 
     torch.set_num_threads(1)
     build(folder)
@@ -73,10 +73,10 @@ def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure],
     question = rows(BATCH * given.calls, given.k)
     pairs = BATCH * given.calls * given.k
     cluster.start(Settings())
-    from rosepo_ray.oracle import service
+    from rosepo_ray.on_ray import oracle_service
 
     try:
-        service.start(str(folder), APP)
+        oracle_service.start(str(folder), APP)
         several, single = OracleClient(APP, batch=BATCH), OracleClient(APP, batch=BATCH, in_flight=1)
 
         def direct() -> list[Any]:
@@ -99,7 +99,7 @@ def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure],
             for name in sides:
                 if not np.allclose(answers[name], answers["direct"], atol=1e-6):
                     raise SystemExit(f"error: side {name} answers otherwise than the direct call")
-        service.stop(APP)
+        oracle_service.stop(APP)
     finally:
         cluster.stop()
     rates = {name: [pairs / spent for spent in found] for name, found in seconds.items()}

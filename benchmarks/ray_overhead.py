@@ -85,7 +85,7 @@ class Direct:
         self, settings: Settings, pairs: str, example_ids: list[str], out: str, app_name: str | None
     ) -> Iterator[dict[str, Any]]:
         """In place of `pair_stream.rows`."""
-        from rosepo_ray import tables
+        from rosepo_ray.storage import tables
 
         found = {row["example_id"]: row for row in tables.read(pairs, "pairs", split="train").to_pylist()}
         for start in range(0, len(example_ids), ASK_ROWS):
@@ -118,12 +118,13 @@ def bare_process(folder: Path) -> tuple[list[dict[str, float]], float]:
 
 def ray_stage(settings: Settings, inputs: dict[str, str], out: str) -> tuple[list[dict[str, float]], float]:
     """The stage as the pipeline runs it; its metrics and the seconds that are no step."""
-    from rosepo_ray.stages import align, fitting
+    from rosepo_ray.on_ray import trainer
+    from rosepo_ray.stages import align
 
     began = time.perf_counter()
     align.run(settings, inputs, out)
     elapsed = time.perf_counter() - began
-    rows = fitting.read_metrics(out)
+    rows = trainer.read_metrics(out)
     return rows, elapsed - sum(row["step_seconds"] for row in rows)
 
 
@@ -151,7 +152,7 @@ def same_losses(one: list[dict[str, float]], other: list[dict[str, float]]) -> f
 
 def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Figures and details of all rounds. Starts a local Ray cluster and ends it."""
-    from rosepo_ray.stages import cluster
+    from rosepo_ray.on_ray import cluster
 
     settings = workload.settings(folder, given.size, given.batch, given.steps)
     cluster.start(settings)

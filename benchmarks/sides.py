@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from workload import BETA, EPSILON, PAD, Examples
 
 from rosepo_ray.losses import conservative, margins
+from rosepo_ray.policy.engine.layout import pack
+from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import causal_lm
-from rosepo_ray.policy.shared_prefix.layout import pack
-from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 from rosepo_ray.training.buckets import buckets
 
 Logps = Callable[[Any, Examples], Tensor]

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 
-from rosepo_ray import storage, tables
-from rosepo_ray.evaluation.components import average, collect, judge
+from rosepo_ray import storage
+from rosepo_ray.catalogue.encoders import build_encoder
 from rosepo_ray.evaluation.metrics import summarise
-from rosepo_ray.rejection.text import build_encoder
+from rosepo_ray.evaluation.per_row import average, collect, judge
+from rosepo_ray.storage import tables
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "semantic_over_selection", "catalogue_ratio")

@@ -78,8 +78,8 @@ def settings_of(run: str | None, given: Sequence[str]) -> Settings:
 
 def decide(options: argparse.Namespace, settings: Settings) -> Decision:
     """Ask MLflow and decide. Raises BadInput where run or tracking server do not lead to a version."""
+    from rosepo_ray.process.redaction import HIDDEN
     from rosepo_ray.registry import promotion, tracking
-    from rosepo_ray.registry.redaction import HIDDEN
 
     state = None if options.run is None else tracking.read_state(options.run)
     uri = settings.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or (state or {}).get("tracking_uri")

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from rosepo_ray.config.fitting import FitSettings
 from rosepo_ray.config.section import Section
+from rosepo_ray.config.training import FitSettings
 
 
 class SasrecOracle(FitSettings):

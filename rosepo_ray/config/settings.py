@@ -9,7 +9,6 @@ from __future__ import annotations
 from pydantic import model_validator
 
 from rosepo_ray.config.data import DataSettings
-from rosepo_ray.config.fitting import ROBUST_EPSILON, AlignSettings, SftLongerSettings, SftSettings
 from rosepo_ray.config.operation import (
     ClusterSettings,
     EvaluationSettings,
@@ -21,6 +20,7 @@ from rosepo_ray.config.oracle import OracleSettings, SasrecOracle
 from rosepo_ray.config.policy import PolicySettings, PromptSettings, ScratchPolicy
 from rosepo_ray.config.rejection import Mix, RejectionSettings
 from rosepo_ray.config.section import Section
+from rosepo_ray.config.training import ROBUST_EPSILON, AlignSettings, SftLongerSettings, SftSettings
 
 
 class Settings(Section):

@@ -22,8 +22,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from rosepo_ray.config.effects import without_effect
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.unused_settings import without_effect
 from rosepo_ray.errors import BadInput
 
 DEFAULT_RECIPE = "quickstart"

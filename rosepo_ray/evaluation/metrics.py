@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rosepo_ray.catalogue.encoders import TitleEncoder
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.evaluation import bias, full, significance
-from rosepo_ray.evaluation.components import Judged, RowTable, collect, history_groups, judge
+from rosepo_ray.evaluation import bias, significance, whole_catalogue
+from rosepo_ray.evaluation.per_row import Judged, RowTable, collect, history_groups, judge
 from rosepo_ray.evaluation.significance import Sums
-from rosepo_ray.rejection.text import TitleEncoder
 
 NO_INTERVAL = "no interval: it is not a function of means over rows, and resampling users only ever loses items"
 ONE_UNIT = "no interval: a bootstrap of one user cannot vary"
@@ -64,7 +64,7 @@ STATISTICS: dict[str, Statistic] = {
     "ambiguous_ratio": _mean("ambiguous"),
     "valid_ratio": _mean("valid"),
     "hr@1_valid": _mean("valid_hit", "valid", "no row names exactly one candidate"),
-    **{f"full_{name}": _mean(f"full_{name}", "full_rows") for name in full.PLACES.values()},
+    **{f"full_{name}": _mean(f"full_{name}", "full_rows") for name in whole_catalogue.PLACES.values()},
     "full_arp": _mean("full_recommended_popularity", "full_rows"),
     "full_popularity_gap": Statistic(lambda sums: _popularity_gap(sums, "full_"), "full_rows", ("full_rows",)),
     "full_mgu@1": Statistic(_unfairness(bias.mgu, "full_"), "full_rows", ("full_rows",)),
@@ -153,7 +153,9 @@ def summarise(
         for name, measure in CONCENTRATION.items():
             value = float(np.mean([measure(counts) for counts in _recommended_counts(table, judged)]))
             models[model][name] = {"value": value, "low": None, "high": None, "rows": len(units), "reason": NO_INTERVAL}
-            models[model][f"full_{name}@{full.TOP}"] = _full_concentration(measure, table, len(judged.item_index))
+            models[model][f"full_{name}@{whole_catalogue.TOP}"] = _full_concentration(
+                measure, table, len(judged.item_index)
+            )
         over_selection = models[model]["semantic_over_selection"]
         if over_selection["value"] is not None:
             over_selection["chance"] = float(totals["chance"][0] / totals["wrong"][0])
@@ -275,8 +277,9 @@ def _notes(judged: Judged, has_users: bool, units: int, draws: int, seed: int) -
         ),
         "gini, coverage": NO_INTERVAL,
         "full_": (
-            f"the whole catalogue, every item of it, ranked exactly to place {full.TOP}; a target beyond is a miss; "
-            "over a hashed sample of the judged rows (evaluation.catalogue_examples), the same for all models"
+            f"the whole catalogue, every item of it, ranked exactly to place {whole_catalogue.TOP}; a target beyond "
+            "is a miss; over a hashed sample of the judged rows (evaluation.catalogue_examples), the same for all "
+            "models"
         ),
         "catalogue_ratio": "share of written titles that stand in the catalogue, ambiguous ones included",
         "hr@1_valid": "over the rows that name exactly one candidate; hr@1 is over all rows and from the ranking",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rosepo_ray import ordering
+from rosepo_ray.catalogue import ranks
 from rosepo_ray.errors import RosepoError
 
 CUTS = {"hr": (1, 5, 10), "ndcg": (5, 10)}
@@ -26,7 +26,7 @@ def rank(
             f"row {example_id}: {len(items)} items cannot be ranked by scores of shape {values.shape} "
             f"with {int(np.isnan(values).sum())} NaN; the model must give one number per item"
         )
-    order = ordering.top(example_id, items, values, len(values) if count is None else count)
+    order = ranks.top(example_id, items, values, len(values) if count is None else count)
     return [items[i] for i in order], values[order].astype(np.float32)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from rosepo_ray.rejection.text import Vectors, nearest
+from rosepo_ray.catalogue.encoders import Vectors, nearest
 
 
 def over_selection_credit(

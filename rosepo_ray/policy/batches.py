@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from rosepo_ray.policy.engine.layout import PackedBatch, chain, pack
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
-from rosepo_ray.policy.shared_prefix.layout import PackedBatch, chain, pack
 from rosepo_ray.training.buckets import Shape
 from rosepo_ray.training.loop import MicroBatch
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from rosepo_ray.policy.grouping import together
 from rosepo_ray.policy.model import Policy, causal_lm
+from rosepo_ray.policy.prompt_groups import together
 from rosepo_ray.policy.prompts import Request
 
 

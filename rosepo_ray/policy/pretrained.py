@@ -64,7 +64,7 @@ def _window(config: Any) -> int | None:
     return min((int(size) for size in found if size), default=None)
 
 
-def check(settings: PretrainedPolicy, longest: int) -> Any:
+def refuse_unfit_model(settings: PretrainedPolicy, longest: int) -> Any:
     """The tokenizer of a model that can be used for prompts of `longest` tokens; loads no weights.
 
     Raises BadInput where there is no such model or no end token, where it is no causal language model, where prompts
@@ -135,8 +135,8 @@ def _refuse_other_tokenizers(settings: PretrainedPolicy, config: Any, tokenizer:
 
 
 def load_base(settings: PretrainedPolicy, longest: int) -> tuple[Any, Any]:
-    """The base model in fp32, without dropout, and its tokenizer. Raises BadInput as :func:`check` does."""
-    tokenizer = check(settings, longest)
+    """The base model in fp32, without dropout, and its tokenizer. Raises as :func:`refuse_unfit_model`."""
+    tokenizer = refuse_unfit_model(settings, longest)
     config = config_of(settings)
     clear_dropout_rates(config)
     with loading(settings):

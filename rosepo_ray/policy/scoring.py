@@ -9,9 +9,9 @@ import torch
 
 from rosepo_ray.policy import batches
 from rosepo_ray.policy.batches import Encoded
+from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
-from rosepo_ray.policy.shared_prefix.module import PackedPolicy
 from rosepo_ray.training.buckets import Shape
 
 

@@ -12,7 +12,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from rosepo_ray.config.policy import PolicySettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.policy import pretrained, scratch, self_check
+from rosepo_ray.policy import pretrained, scratch
+from rosepo_ray.policy.checks import engine
 from rosepo_ray.policy.model import Policy, causal_lm
 
 _SETTINGS: TypeAdapter[Any] = TypeAdapter(PolicySettings)
@@ -28,12 +29,12 @@ def build(
             model = pretrained.add_lora(model, settings.lora, seed)
         _recompute_activations(model, settings)
         policy = Policy(model, tokenizer, settings, prompt)
-        self_check.check(policy, titles)
+        engine.refuse_other_arithmetic(policy, titles)
         return policy
     tokenizer = scratch.train_tokenizer(titles, popularity, settings.vocabulary, settings.across_words)
     model = scratch.build_model(settings, len(tokenizer), seed, tokenizer.eos_token_id, tokenizer.pad_token_id)
     policy = Policy(model, tokenizer, settings, prompt)
-    self_check.check(policy, titles)
+    engine.refuse_other_arithmetic(policy, titles)
     return policy
 
 

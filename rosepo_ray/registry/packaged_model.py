@@ -19,10 +19,10 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 from rosepo_ray.evaluation.ranking import rank
 from rosepo_ray.policy import store
-from rosepo_ray.policy.catalogue.search import top_k
-from rosepo_ray.policy.catalogue.title_trie import TitleTrie
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
+from rosepo_ray.policy.search.ranking import top_k
+from rosepo_ray.policy.search.title_trie import TitleTrie
 from rosepo_ray.registry import requests
 
 

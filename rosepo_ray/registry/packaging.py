@@ -16,12 +16,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import rosepo_ray
-from rosepo_ray import storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.operation import EvaluationSettings
 from rosepo_ray.errors import RosepoError
+from rosepo_ray.process.redaction import redact
 from rosepo_ray.registry import requests
-from rosepo_ray.registry.redaction import redact
 from rosepo_ray.registry.tracking import Tracker, metric_name
+from rosepo_ray.storage import tables
 
 RUN = "align"
 """The nested run that holds the model and the evidence of its evaluation."""

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rosepo_ray import tables
 from rosepo_ray.config.operation import PromotionSettings
 from rosepo_ray.errors import BadInput, Refused
 from rosepo_ray.registry import gates
 from rosepo_ray.registry.packaging import EVIDENCE
+from rosepo_ray.storage import tables
 
 CHAMPION, PREVIOUS = "champion", "previous"
 _PROTOCOL, _DATASET = "rosepo.protocol", "rosepo.dataset"

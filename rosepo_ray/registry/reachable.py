@@ -20,7 +20,7 @@ from typing import Any
 
 import rosepo_ray
 from rosepo_ray.errors import BadInput, short
-from rosepo_ray.registry.redaction import redact
+from rosepo_ray.process.redaction import redact
 
 _TIMEOUT = 5.0  # seconds until a server counts as unreachable
 _LOOKUP = 7.0  # seconds that the look-up of the experiment may take, after the import of MLflow

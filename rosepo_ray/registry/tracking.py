@@ -18,8 +18,8 @@ from rosepo_ray import storage
 from rosepo_ray.config.operation import MlflowSettings
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
+from rosepo_ray.process.redaction import flatten, redact
 from rosepo_ray.registry.reachable import check_http, deleted, sqlite_file
-from rosepo_ray.registry.redaction import flatten, redact
 
 STATE = "mlflow.json"
 PARENT = "rosepo"

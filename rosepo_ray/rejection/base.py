@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.rejection.catalogue import Catalogue
 
 
 @dataclass(frozen=True)

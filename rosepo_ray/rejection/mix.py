@@ -8,9 +8,9 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 
 from rosepo_ray import seeds
+from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.rejection.base import RejectionRow, Strategy
-from rosepo_ray.rejection.catalogue import Catalogue
 
 
 class MixStrategy(Strategy):

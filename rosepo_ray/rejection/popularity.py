@@ -7,10 +7,10 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 
 from rosepo_ray import seeds
+from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.rejection import Popularity
 from rosepo_ray.errors import BadInput
 from rosepo_ray.rejection.base import RejectionRow, Strategy, untakeable
-from rosepo_ray.rejection.catalogue import Catalogue
 
 _ROUNDS, _TRIES = 4, 16
 

@@ -8,10 +8,10 @@ import numpy as np
 from scipy.special import softmax
 
 from rosepo_ray import seeds
+from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.rejection import SelfHard
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.rejection.base import RejectionRow, Strategy, wrong_candidates
-from rosepo_ray.rejection.catalogue import Catalogue
 
 
 class SelfHardStrategy(Strategy):

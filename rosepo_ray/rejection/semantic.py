@@ -8,11 +8,11 @@ from collections.abc import Set as AbstractSet
 import numpy as np
 
 from rosepo_ray import seeds
+from rosepo_ray.catalogue.encoders import TitleEncoder, nearest
+from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.rejection import Semantic
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.rejection.base import RejectionRow, Strategy, untakeable
-from rosepo_ray.rejection.catalogue import Catalogue
-from rosepo_ray.rejection.text import TitleEncoder, nearest
 
 _CACHE_BYTES = 256 * 2**20
 

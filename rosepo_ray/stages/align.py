@@ -12,16 +12,18 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from rosepo_ray import markers, storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import Refused, RosepoError
 from rosepo_ray.losses import OBJECTIVES, margins
-from rosepo_ray.stages import answers, fitting, pair_stream
+from rosepo_ray.on_ray import pair_stream, trainer
+from rosepo_ray.oracle import answers
+from rosepo_ray.storage import done, tables
 from rosepo_ray.training.loop import MicroBatch
 
 if TYPE_CHECKING:
+    from rosepo_ray.policy.engine.layout import PackedBatch
     from rosepo_ray.policy.prompts import Request
-    from rosepo_ray.policy.shared_prefix.layout import PackedBatch
 
 _REFERENCE_TOLERANCE = {"cpu": 1e-3, "cuda": 1e-2}
 """Nats per response, in fp32 on either side. The pairs may have been scored on other hardware, whose kernels sum in
@@ -33,28 +35,28 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     pairs = _training_ids(inputs["reject"])
     steps = -(-len(pairs) * settings.align.epochs // settings.align.batch)
     asks = settings.oracle.type != "constant" and settings.align.replay is None
-    app = f"rosepo-oracle-{markers.fingerprint(out)}" if asks else None
+    app = f"rosepo-oracle-{done.fingerprint(out)}" if asks else None
     arguments = {"settings": settings, "pairs": inputs["reject"], "data": inputs["data"], "sft": inputs["sft"]}
     arguments |= {"out": out, "app": app}
     if app is None:
-        fitting.run("align", settings, settings.align, steps, __name__, arguments, out)
+        trainer.run("align", settings, settings.align, steps, __name__, arguments, out)
     else:
-        from rosepo_ray.oracle import service
+        from rosepo_ray.on_ray import oracle_service
 
         oracle = storage.join(inputs["calibrate"], "oracle")
         replicas = settings.cluster.oracle_replicas_min, settings.cluster.oracle_replicas_max
         try:
-            service.begin(oracle, app, *replicas)  # it loads beside the training workers, which await it
-            fitting.run("align", settings, settings.align, steps, __name__, arguments, out)
+            oracle_service.begin(oracle, app, *replicas)  # it loads beside the training workers, which await it
+            trainer.run("align", settings, settings.align, steps, __name__, arguments, out)
         finally:
-            service.stop(app)
+            oracle_service.stop(app)
     smoothing = answers.gather(out, pairs)
     return {
         "steps": steps,
         "pairs": len(pairs),
         "mean_epsilon": float(pc.mean(pc.list_flatten(smoothing["epsilon"])).as_py()),
         "oracle_versions": sorted(pc.unique(smoothing["oracle_version"]).to_pylist()),
-        "final": fitting.read_metrics(out)[-1],
+        "final": trainer.read_metrics(out)[-1],
     }
 
 
@@ -79,7 +81,7 @@ class AlignProgram:
 
     def __init__(self, settings: Settings, pairs: str, data: str, sft: str, out: str, app: str | None, world: Any):
         from rosepo_ray.policy import store
-        from rosepo_ray.policy.shared_prefix.module import PackedPolicy
+        from rosepo_ray.policy.engine.module import PackedPolicy
 
         self.settings, self.pairs, self.out, self.app, self.world = settings, pairs, out, app, world
         items = tables.read(data, "items", ["item_id", "title"])
@@ -89,9 +91,9 @@ class AlignProgram:
         self.module = PackedPolicy(self.policy.model)
         self.ids = _training_ids(pairs)
         if app is not None:
-            from rosepo_ray.oracle import service
+            from rosepo_ray.on_ray import oracle_service
 
-            service.await_running(app)
+            oracle_service.await_running(app)
 
     def batches(self, start: int) -> Iterator[list[MicroBatch]]:
         from rosepo_ray.training.order import steps

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rosepo_ray import storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.storage import tables
 
 _COLUMNS = ["user_id", "split", "history", "chosen", "rejected"]
 

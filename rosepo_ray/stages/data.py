@@ -13,13 +13,15 @@ import numpy as np
 import pyarrow as pa
 import ray
 
-from rosepo_ray import storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.data import DataSettings
 from rosepo_ray.config.settings import Settings
-from rosepo_ray.data import hashes, items, split
+from rosepo_ray.data.protocol import hashes, split
+from rosepo_ray.data.reading import items
 from rosepo_ray.errors import BadInput
-from rosepo_ray.stages import data_build, data_plan
-from rosepo_ray.stages.data_scatter import scatter
+from rosepo_ray.on_ray import log_build, log_plan
+from rosepo_ray.on_ray.log_scatter import scatter
+from rosepo_ray.storage import tables
 
 _WORK = "_partitions"
 _TABLES = ("items", "sequences", "taken", "examples", "dropped")
@@ -52,18 +54,18 @@ def _clear(out: str) -> None:
 
 
 def _run(data: DataSettings, out: str) -> dict[str, Any]:
-    source = data_plan.find_source(data, storage.join(out, _WORK))
-    by_time = data_plan.splits_by_time(data, source)
+    source = log_plan.find_source(data, storage.join(out, _WORK))
+    by_time = log_plan.splits_by_time(data, source)
     item_table = items.read_items(source.items, source.columns, genres=source.genres, separator=source.separator)
     if item_table.num_rows < data.candidates:
         raise BadInput(
             f"the items file has {item_table.num_rows} items, too few for candidate sets of {data.candidates}; "
             "lower --data.candidates or add items"
         )
-    plan = data_plan.Plan(
+    plan = log_plan.Plan(
         out=out,
         work=storage.join(out, _WORK),
-        partitions=data_plan.partitions(source.interactions),
+        partitions=log_plan.partitions(source.interactions),
         timed=source.columns.time is not None,
         data=data,
         columns=source.columns,
@@ -71,7 +73,7 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
         catalogue=ray.put(item_table["item_id"].combine_chunks()),
     )
     scattered = scatter(plan)
-    ordered = list(data_build.each(data_build.order_partition, plan, scattered))
+    ordered = list(log_build.each(log_build.order_partition, plan, scattered))
     kept = sum(part["kept"] for part in ordered)
     counts: dict[str, Any] = {
         "dropped": scattered.dropped,
@@ -88,11 +90,11 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
             f"no user of the log has two items ({_summary(counts, data)}), so there is no history to learn from; "
             "give a log with several interactions per user" + (" or lower --data.min_rating" if data.min_rating else "")
         )
-    keys = data_build.boundaries(plan, ordered, kept) if by_time else None
+    keys = log_build.boundaries(plan, ordered, kept) if by_time else None
     made = dict.fromkeys(split.NAMES, 0)
     popularity = np.zeros(item_table.num_rows, np.int64)
     rows = 0
-    for part in data_build.each(data_build.build_partition, plan, keys, out):
+    for part in log_build.each(log_build.build_partition, plan, keys, out):
         popularity += part["popularity"]
         rows = hashes.add(rows, part["protocol"])
         for name, number in part["examples"].items():

@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from rosepo_ray import storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.stages import cluster, units
+from rosepo_ray.on_ray import cluster, scoring
+from rosepo_ray.storage import tables
 
 POLICIES = ("sft", "sft_longer", "align")
 _NAMES = {"align": "aligned"}
@@ -19,10 +20,10 @@ _NAMES = {"align": "aligned"}
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     """Leaves `predictions/MODEL/` for each model and returns the metrics (see evaluation.metrics.evaluate)."""
+    from rosepo_ray.catalogue.encoders import build_encoder
     from rosepo_ray.evaluation import controls
     from rosepo_ray.evaluation.metrics import evaluate
     from rosepo_ray.oracle import store
-    from rosepo_ray.rejection.text import build_encoder
 
     choice, ranked = _choices(settings, inputs["data"])
     examples = _rows(choice, inputs["data"])
@@ -59,11 +60,11 @@ def judged(settings: Settings, data: str) -> pa.Table:
     return _rows(_choices(settings, data)[0], data)
 
 
-def _rows(choice: units.Choice, data: str) -> pa.Table:
+def _rows(choice: scoring.Choice, data: str) -> pa.Table:
     return pa.concat_tables([choice.rows(part) for part in tables.parts(data, "examples")])
 
 
-def _choices(settings: Settings, data: str) -> tuple[units.Choice, units.Choice]:
+def _choices(settings: Settings, data: str) -> tuple[scoring.Choice, scoring.Choice]:
     """The examples to judge, and those of them whose whole catalogue is ranked."""
     chosen = settings.evaluation
     ranked = 0 if settings.prompt.list_candidates else chosen.catalogue_examples
@@ -71,27 +72,27 @@ def _choices(settings: Settings, data: str) -> tuple[units.Choice, units.Choice]
         ranked = chosen.examples
     # A sample is fixed by data.seed, so all training seeds share it; the smaller sample lies within the larger.
     first, second = (
-        units.choose(data, {chosen.split: limit}, settings.data.seed, "evaluation")
+        scoring.choose(data, {chosen.split: limit}, settings.data.seed, "evaluation")
         for limit in (chosen.examples, ranked)
     )
     return first, second
 
 
 def _policies(
-    settings: Settings, data: str, policies: dict[str, str], choice: units.Choice, ranked: units.Choice, out: str
+    settings: Settings, data: str, policies: dict[str, str], choice: scoring.Choice, ranked: scoring.Choice, out: str
 ) -> dict[str, pa.Table]:
     """Ray Data actors go through model after model, holding one policy at a time; units stored before are kept."""
     parts = tables.parts(data, "examples")
     folders = {model: storage.join(out, "predictions", model) for model in policies}
-    cut = units.plan(data, choice)
+    cut = scoring.plan(data, choice)
     planned = [replace(unit, key=model) for model in policies for unit in cut]
 
-    def read(unit: units.Unit) -> pa.Table:
+    def read(unit: scoring.Unit) -> pa.Table:
         rows = choice.rows(parts[unit.part])[unit.start : unit.stop]
         return rows.append_column("rank_all", pa.array(ranked.mask(rows)))
 
     arguments = (settings, data, policies)
-    rows = units.complete(
+    rows = scoring.complete(
         settings, "evaluate", planned, read, Evaluator, arguments, "predictions", lambda unit: folders[unit.key]
     )
     found = {model: tables.read(folder, "predictions") for model, folder in folders.items()}
@@ -109,7 +110,7 @@ class Evaluator:
     def __init__(self, settings: Settings, data: str, policies: dict[str, str]) -> None:
         import torch
 
-        from rosepo_ray.evaluation.outcomes import TitleIndex
+        from rosepo_ray.catalogue.title_index import TitleIndex
 
         torch.set_num_threads(max(1, cluster.cores() // settings.cluster.actors))
         self.settings, self.policies = settings, policies
@@ -125,7 +126,7 @@ class Evaluator:
 
     def _hold(self, model: str) -> None:
         from rosepo_ray.policy import store
-        from rosepo_ray.policy.catalogue.title_trie import TitleTrie
+        from rosepo_ray.policy.search.title_trie import TitleTrie
 
         if model != self.model:
             self.policy: Any = None  # the old one goes before the new one comes
@@ -162,9 +163,9 @@ class Evaluator:
         return out
 
     def _rank_catalogue(self, row_ids: list[str], requests: list[Any]) -> list[dict[str, Any]]:
-        from rosepo_ray.evaluation.full import TOP
-        from rosepo_ray.policy.catalogue.constrained import generate_items
-        from rosepo_ray.policy.catalogue.search import top_k
+        from rosepo_ray.evaluation.whole_catalogue import TOP
+        from rosepo_ray.policy.search.constrained import generate_items
+        from rosepo_ray.policy.search.ranking import top_k
 
         chosen = self.settings.evaluation
         prompts = [self.policy.prompter.prompt_ids(request) for request in requests]

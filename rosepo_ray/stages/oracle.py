@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from rosepo_ray import storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.oracle import SasrecOracle
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import RosepoError
+from rosepo_ray.on_ray import trainer
 from rosepo_ray.seeds import derive
-from rosepo_ray.stages import fitting
+from rosepo_ray.storage import tables
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
@@ -33,9 +34,9 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
         arguments = {"settings": settings, "data": inputs["data"], "fold": fold}
         fold_out = storage.join(out, f"fold{fold}")
         name = "oracle" if settings.oracle.folds == 1 else f"oracle fold {fold}"
-        fitting.run(name, settings, settings.oracle, settings.oracle.steps, __name__, arguments, fold_out)
+        trainer.run(name, settings, settings.oracle, settings.oracle.steps, __name__, arguments, fold_out)
     version = store.save(_assemble(settings, inputs["data"], out, item_ids), storage.join(out, "oracle"))
-    final = fitting.read_metrics(storage.join(out, "fold0"))[-1]
+    final = trainer.read_metrics(storage.join(out, "fold0"))[-1]
     return {"version": version, "steps": settings.oracle.steps, "final": final}
 
 
@@ -73,7 +74,7 @@ class OracleProgram:
 
     def __init__(self, settings: Settings, data: str, fold: int, world: Any) -> None:
         from rosepo_ray.oracle.sasrec import SasRec
-        from rosepo_ray.oracle.windows import WindowRows
+        from rosepo_ray.programs.oracle_rows import WindowRows
 
         self.settings, self.world = settings, world
         item_ids = tuple(tables.read(data, "items", ["item_id"])["item_id"].to_pylist())

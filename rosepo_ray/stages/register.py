@@ -6,8 +6,8 @@ from typing import Any
 
 from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.process.redaction import redact
 from rosepo_ray.registry import packaging
-from rosepo_ray.registry.redaction import redact
 from rosepo_ray.registry.tracking import PARENT, Tracker
 from rosepo_ray.stages import evaluate
 

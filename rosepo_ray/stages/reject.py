@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rosepo_ray import storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.stages import cluster, units
+from rosepo_ray.on_ray import cluster, scoring
+from rosepo_ray.storage import tables
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
@@ -22,15 +23,15 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     a killed run had stored are kept.
     """
     limits = {"train": settings.rejection.examples, "validation": settings.rejection.validation_examples}
-    choice = units.choose(inputs["data"], limits, settings.seed, "pairs")
-    planned = units.plan(inputs["data"], choice)
+    choice = scoring.choose(inputs["data"], limits, settings.seed, "pairs")
+    planned = scoring.plan(inputs["data"], choice)
     examples, taken = (tables.parts(inputs["data"], name) for name in ("examples", "taken"))
 
-    def read(unit: units.Unit) -> pa.Table:
+    def read(unit: scoring.Unit) -> pa.Table:
         return _with_exclusions(choice.rows(examples[unit.part])[unit.start : unit.stop], taken[unit.part])
 
     arguments = (settings, inputs["data"], inputs["sft"])
-    rows = units.complete(settings, "reject", planned, read, Rejector, arguments, "pairs", lambda unit: out)
+    rows = scoring.complete(settings, "reject", planned, read, Rejector, arguments, "pairs", lambda unit: out)
     return _counted(out, rows)
 
 
@@ -69,9 +70,9 @@ class Rejector:
     def __init__(self, settings: Settings, data: str, sft: str) -> None:
         import torch
 
+        from rosepo_ray.catalogue.items import Catalogue
         from rosepo_ray.policy import store
         from rosepo_ray.rejection import build
-        from rosepo_ray.rejection.catalogue import Catalogue
 
         torch.set_num_threads(max(1, cluster.cores() // settings.cluster.actors))
         self.settings = settings

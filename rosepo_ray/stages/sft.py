@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rosepo_ray import storage, tables, title_checks
-from rosepo_ray.config.fitting import FitSettings
+from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
-from rosepo_ray.stages import fitting
+from rosepo_ray.config.training import FitSettings
+from rosepo_ray.on_ray import trainer
+from rosepo_ray.policy.checks import titles
+from rosepo_ray.storage import tables
 
 if TYPE_CHECKING:
     from rosepo_ray.policy.prompts import Request
@@ -17,10 +19,10 @@ if TYPE_CHECKING:
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     """Train the policy on the training split; leaves `model/` and `metrics.jsonl`."""
-    title_checks.check(settings, inputs["data"])
+    titles.refuse_unreadable_titles(settings, inputs["data"])
     arguments = {"settings": settings, "data": inputs["data"], "start": None, "fit": settings.sft}
-    fitting.run("sft", settings, settings.sft, settings.sft.steps, __name__, arguments, out)
-    return {"steps": settings.sft.steps, "final": fitting.read_metrics(out)[-1]}
+    trainer.run("sft", settings, settings.sft, settings.sft.steps, __name__, arguments, out)
+    return {"steps": settings.sft.steps, "final": trainer.read_metrics(out)[-1]}
 
 
 def run_longer(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
@@ -29,8 +31,8 @@ def run_longer(settings: Settings, inputs: dict[str, str], out: str) -> dict[str
     shared = {name: getattr(settings.align, name) for name in FitSettings.model_fields}
     fit = FitSettings(**shared)
     arguments = {"settings": settings, "data": inputs["data"], "start": inputs["sft"], "fit": fit}
-    fitting.run("sft_longer", settings, fit, steps, __name__, arguments, out)
-    return {"steps": steps, "final": fitting.read_metrics(out)[-1]}
+    trainer.run("sft_longer", settings, fit, steps, __name__, arguments, out)
+    return {"steps": steps, "final": trainer.read_metrics(out)[-1]}
 
 
 class SftProgram:
@@ -38,7 +40,7 @@ class SftProgram:
 
     def __init__(self, settings: Settings, data: str, start: str | None, fit: FitSettings, world: Any) -> None:
         from rosepo_ray.policy import store
-        from rosepo_ray.policy.shared_prefix.module import PackedPolicy
+        from rosepo_ray.policy.engine.module import PackedPolicy
 
         self.settings, self.fit, self.world = settings, fit, world
         # The continued run must not see the same rows in the same order again.

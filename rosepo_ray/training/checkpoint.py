@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from rosepo_ray import disk, markers, storage
+from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.logs import LOGGER
+from rosepo_ray.process.run_log import LOGGER
+from rosepo_ray.storage import disk_space, done
 from rosepo_ray.training.loop import State
 
 
@@ -33,11 +34,11 @@ def store(state: State, checkpoints: str) -> None:
     folder = storage.join(checkpoints, _name(state.step))
     storage.remove_folder(folder)  # the rest of a killed write, or a damaged one
     with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:
-        with disk.guarded(temporary):
+        with disk_space.guarded(temporary):
             save(state, Path(temporary))
         storage.upload_folder(Path(temporary), folder)
-    markers.write(folder, {"step": state.step}, 0.0)
-    whole = [name for name in _stored(checkpoints) if storage.exists(storage.join(checkpoints, name, markers.NAME))]
+    done.write(folder, {"step": state.step}, 0.0)
+    whole = [name for name in _stored(checkpoints) if storage.exists(storage.join(checkpoints, name, done.NAME))]
     kept = [name for name in whole if name <= _name(state.step)][-KEPT:]  # later ones were damaged, else they counted
     for name in set(_stored(checkpoints)) - set(kept):
         storage.remove_folder(storage.join(checkpoints, name))
@@ -54,7 +55,7 @@ def load_newest(state: State, checkpoints: str, warn: bool) -> None:
     """
     for name in reversed(_stored(checkpoints)):
         folder = storage.join(checkpoints, name)
-        wrong = markers.damage(folder)
+        wrong = done.damage(folder)
         if wrong is None:
             with storage.local_folder(folder) as local:
                 load(state, local)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from rosepo_ray.config.fitting import FitSettings
+from rosepo_ray.config.training import FitSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.training.optimiser import build_optimiser, learning_rate
 from rosepo_ray.training.world import World

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from rosepo_ray.config.fitting import FitSettings
+from rosepo_ray.config.training import FitSettings
 
 
 def build_optimiser(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rosepo_ray import disk
+from rosepo_ray.storage import disk_space
 from tests.synthetic import tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -38,7 +38,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system just above the space that a run asks for, where the tests may mount one."""
     folder = tmp_path / "small"
     folder.mkdir()
-    size = f"size={disk.MINIMUM_BYTES + (16 << 20)}"
+    size = f"size={disk_space.MINIMUM_BYTES + (16 << 20)}"
     mounted = shutil.which("mount") and subprocess.run(
         ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], capture_output=True, check=False
     )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rosepo_ray import pipeline
+from rosepo_ray.run import pipeline
 from tests.e2e.conftest import Quiet
 from tests.e2e.processes import Started, job
 

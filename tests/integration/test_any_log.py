@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from rosepo_ray import schemas, storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.sources import build
-from rosepo_ray.data import partition
-from rosepo_ray.data.log import KINDS
+from rosepo_ray.data.protocol import user_log
+from rosepo_ray.data.reading.interactions import KINDS
 from rosepo_ray.errors import BadInput
 from rosepo_ray.stages import data
+from rosepo_ray.storage import schemas, tables
 from tests.random_logs import expected, logs, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -360,7 +361,7 @@ def test_nothing_is_written_behind_an_error(tmp_path):
         write_csv(tmp_path / "log" / f"{number}.csv", ("user_id", "item_id", "timestamp"), rows)
     (tmp_path / "log" / "00.csv").write_text("user,item\n1,2\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rosepo_ray.stages.data_scatter.UNIT_BYTES", 1000)
+        patch.setattr("rosepo_ray.on_ray.log_scatter.UNIT_BYTES", 1000)
         with pytest.raises(BadInput, match=r"00\.csv has no column 'user_id'"):
             run(tmp_path / "out", interactions=str(tmp_path / "log"), items=item_file(tmp_path / "items.csv"))
     assert left(tmp_path / "out") == []
@@ -382,7 +383,7 @@ def test_nothing_is_written_behind_an_error_of_one_partition(tmp_path):
 
 
 def place(user):
-    return int(partition.partition_of(pa.array([user]), 4)[0])
+    return int(user_log.partition_of(pa.array([user]), 4)[0])
 
 
 @pytest.mark.parametrize("neighbour", ["header.csv", "header.csv.gz", "broken.csv"])

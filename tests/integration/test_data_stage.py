@@ -9,12 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rosepo_ray import schemas, storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.sources import build
 from rosepo_ray.data import samples
-from rosepo_ray.data.log import KINDS
+from rosepo_ray.data.reading.interactions import KINDS
 from rosepo_ray.errors import BadInput
-from rosepo_ray.stages import data, data_plan, data_scatter
+from rosepo_ray.on_ray import log_plan, log_scatter
+from rosepo_ray.stages import data
+from rosepo_ray.storage import schemas, tables
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -143,18 +145,17 @@ def test_result_is_the_same_whatever_the_layout(tmp_path, log, monkeypatch):
             )
     (folder / "0-empty.csv").write_text("")
     write_csv(folder / "header-only.csv", HEADER, [])
-    monkeypatch.setattr(data_scatter, "UNIT_BYTES", 2000)
+    monkeypatch.setattr(log_scatter, "UNIT_BYTES", 2000)
     found = run(tmp_path / "folder", **{**log, "interactions": str(folder)}, min_rating=4)
     assert found == expected
     assert content(tmp_path / "folder") == rows
 
     # other blocks and other partitions
-    monkeypatch.setattr(data_scatter, "BLOCK_BYTES", 500)
-    monkeypatch.setattr(data_plan, "PARTITION_BYTES", 600)
-    monkeypatch.setattr("rosepo_ray.data.boundary.FETCH", 5)
+    monkeypatch.setattr(log_scatter, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(log_plan, "PARTITION_BYTES", 600)
+    monkeypatch.setattr("rosepo_ray.data.protocol.boundary.FETCH", 5)
     assert (
-        data_plan.partitions(data_plan.find_source(build({"data": {"sample": "none", **log}}).data, "").interactions)
-        > 4
+        log_plan.partitions(log_plan.find_source(build({"data": {"sample": "none", **log}}).data, "").interactions) > 4
     )
     found = run(tmp_path / "blocks", **log, min_rating=4)
     assert found == expected

@@ -8,9 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from rosepo_ray import disk
 from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput, NoSpace, RosepoError, original, short
+from rosepo_ray.storage import disk_space
 
 SENTENCE = "3 titles given, 4 wanted, add one"
 
@@ -37,9 +37,9 @@ def raises() -> type:
 def raised_in_an_actor(error: Exception, early: bool = False) -> BaseException:
     import ray
 
-    from rosepo_ray.stages import quiet
+    from rosepo_ray.on_ray import data_context
 
-    with quiet.data_context(slow_tasks=True):
+    with data_context.data_context(slow_tasks=True):
         rows = ray.data.from_items([{"n": n} for n in range(4)], override_num_blocks=4)
         stream = rows.map_batches(
             raises(),
@@ -62,7 +62,7 @@ def test_an_error_of_a_ray_data_actor_keeps_type_sentence_and_exit_code(
     found = original(error)
     assert type(found) is kind
     assert (str(found), found.exit_code, short(error)) == (SENTENCE, kind.exit_code, SENTENCE)
-    assert type(disk.told(error, "/tmp")) is kind
+    assert type(disk_space.told(error, "/tmp")) is kind
     printed = "".join(capfd.readouterr())
     for words in ("Traceback", "ERROR", SENTENCE, "ray-project/ray/issues/new"):
         assert words not in printed
@@ -90,12 +90,12 @@ def test_an_error_of_an_actors_constructor_keeps_type_sentence_and_exit_code():
 @pytest.mark.parametrize("early", [False, True])
 def test_a_stages_actor_that_refuses_prints_no_page(early: bool, capfd: pytest.CaptureFixture[str]):
     """Ray prints what an actor's constructor raises, so the stages' actors keep a refusal for their first call."""
-    from rosepo_ray.stages import units
+    from rosepo_ray.on_ray import scoring
 
     settings = build({"cluster": {"actors": 2}})
-    todo = [units.Unit(n, "examples", n, n + 1) for n in range(3)]
+    todo = [scoring.Unit(n, "examples", n, n + 1) for n in range(3)]
     with pytest.raises(Exception) as caught:
-        list(units.run(settings, todo, lambda unit: pa.table({"x": [1]}), raises(), (BadInput(SENTENCE), early)))
+        list(scoring.run(settings, todo, lambda unit: pa.table({"x": [1]}), raises(), (BadInput(SENTENCE), early)))
     found = original(caught.value)
     assert type(found) is BadInput
     assert (str(found), found.exit_code) == (SENTENCE, 2)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from rosepo_ray import markers, storage, tables
+from rosepo_ray import storage
 from rosepo_ray.config.operation import MlflowSettings
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.registry import packaging, tracking
 from rosepo_ray.stages import register
+from rosepo_ray.storage import done, tables
 
 ITEMS = {"t": 10, "p": 20, "q": 6}
 ROW = {"example_id": "u:1", "user_id": "u"}
@@ -43,8 +44,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     storage.write_json(f"{evaluation}/evaluation.json", {})
     for stage in ("sft", "align"):
         storage.write_bytes(f"{root}/{stage}/metrics.jsonl", b'{"step": 1, "loss": 0.5}\n')
-    markers.write(data, {"dataset": "d", "protocol": "p"}, 1.0)
-    markers.write(evaluation, {"models": {"aligned": {"hr@1": {"value": 1.0}}}}, 1.0)
+    done.write(data, {"dataset": "d", "protocol": "p"}, 1.0)
+    done.write(evaluation, {"models": {"aligned": {"hr@1": {"value": 1.0}}}}, 1.0)
     return root
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from rosepo_ray import tables
 from rosepo_ray.config.operation import EvaluationSettings
 from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings, ScratchPolicy
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.storage import tables
 
 ROOT = Path(__file__).parents[2]
 TITLES = [f"{kind} {place}" for kind in ("Night in", "Return to", "Lost", "The road to") for place in

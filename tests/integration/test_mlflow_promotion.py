@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from rosepo_ray import tables
 from rosepo_ray.config.operation import EvaluationSettings
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.storage import tables
 
 JOB = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "promote.py"), run_name="promote")
 MODEL = "rosepo-recommender"

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from rosepo_ray import job, storage
+from rosepo_ray import storage
 from rosepo_ray.config.operation import MlflowSettings
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.registry import reachable
 from rosepo_ray.registry.tracking import Tracker, tracking_uri
+from rosepo_ray.run import job
 
 
 @pytest.fixture(scope="module")

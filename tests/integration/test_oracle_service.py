@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from rosepo_ray.errors import BadInput, Refused, RosepoError
+from rosepo_ray.on_ray.oracle_client import OracleClient
 from rosepo_ray.oracle import store
-from rosepo_ray.oracle.client import OracleClient
 from rosepo_ray.oracle.judging import MAX_PAIRS, as_request, judge
 from rosepo_ray.oracle.model import SasrecScorer
 from rosepo_ray.oracle.sasrec import SasRec, Shape
@@ -53,11 +53,11 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def app(ray_cluster, folder):
-    from rosepo_ray.oracle import service
+    from rosepo_ray.on_ray import oracle_service
 
-    service.start(folder, APP, 1, 2)
+    oracle_service.start(folder, APP, 1, 2)
     yield APP
-    service.stop(APP)
+    oracle_service.stop(APP)
 
 
 def flat(rows):
@@ -122,14 +122,14 @@ def test_the_client_cuts_many_pairs_into_calls_that_fit(app):
 
 
 def test_the_same_oracle_may_be_started_again_and_another_is_refused(app, folder, tmp_path):
-    from rosepo_ray.oracle import service
+    from rosepo_ray.on_ray import oracle_service
 
     pid = OracleClient(app).health()["pid"]
-    assert service.start(folder, app, 1, 2) == oracle().version
+    assert oracle_service.start(folder, app, 1, 2) == oracle().version
     assert OracleClient(app).health()["pid"] == pid
     store.save(oracle().with_temperature(2.0), tmp_path)
     with pytest.raises(Refused, match="already hosts"):
-        service.start(str(tmp_path), app, 1, 2)
+        oracle_service.start(str(tmp_path), app, 1, 2)
 
 
 def test_an_app_that_is_not_there_fails_loudly(ray_cluster):
@@ -138,31 +138,31 @@ def test_an_app_that_is_not_there_fails_loudly(ray_cluster):
 
 
 def test_a_folder_without_an_oracle_is_refused_before_anything_starts(ray_cluster, tmp_path):
-    from rosepo_ray.oracle import service
+    from rosepo_ray.on_ray import oracle_service
 
     with pytest.raises(RosepoError, match="holds no oracle"):
-        service.start(str(tmp_path), "empty", 1, 1)
+        oracle_service.start(str(tmp_path), "empty", 1, 1)
 
 
 def test_a_replica_that_cannot_load_says_why_and_leaves_nothing_behind(ray_cluster, folder, tmp_path):
     from ray import serve
 
-    from rosepo_ray.oracle import service
+    from rosepo_ray.on_ray import oracle_service
 
     store.save(oracle(), tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"torn")
     with pytest.raises(RosepoError, match="changed or copied in part"):
-        service.start(str(tmp_path), "torn", 1, 1)
+        oracle_service.start(str(tmp_path), "torn", 1, 1)
     assert "torn" not in serve.status().applications
 
 
 def test_a_service_that_does_not_fit_fails_instead_of_hanging(ray_cluster, folder, monkeypatch):
-    from rosepo_ray.oracle import service
+    from rosepo_ray.on_ray import oracle_service
 
-    monkeypatch.setattr(service, "REPLICA_CPUS", 1000)
-    monkeypatch.setattr(service, "START_SECONDS", 3.0)
+    monkeypatch.setattr(oracle_service, "REPLICA_CPUS", 1000)
+    monkeypatch.setattr(oracle_service, "START_SECONDS", 3.0)
     with pytest.raises(RosepoError, match="still DEPLOYING after 3 seconds"):
-        service.start(folder, "too-large", 1, 1)
+        oracle_service.start(folder, "too-large", 1, 1)
 
 
 def kill_amid_calls(app, asked):
@@ -199,11 +199,11 @@ def kill_amid_calls(app, asked):
 
 
 def test_a_replica_killed_with_calls_in_flight_is_survived(ray_cluster, folder):
-    from rosepo_ray.oracle import service
+    from rosepo_ray.on_ray import oracle_service
 
     asked = question(12_000, seed=2)
     direct = flat(judge(oracle(), as_request(*asked))["disagreement"])
-    service.start(folder, "killed", 1, 1)
+    oracle_service.start(folder, "killed", 1, 1)
     try:
         # A call that no replica has taken in yet is repeated by Serve itself, so a kill may hit none of the client's.
         for _ in range(4):
@@ -212,23 +212,23 @@ def test_a_replica_killed_with_calls_in_flight_is_survived(ray_cluster, folder):
             if isinstance(once, RosepoError):
                 break
     finally:
-        service.stop("killed")
+        oracle_service.stop("killed")
     # The caller without a second attempt shows that calls were in flight; it says so and invents no answer.
     assert isinstance(once, RosepoError)
     assert "in 1 attempts; the last failure was" in str(once)
 
 
 def test_a_change_of_version_between_calls_is_reported(ray_cluster, tmp_path):
-    from rosepo_ray.oracle import service
+    from rosepo_ray.on_ray import oracle_service
 
     first, second = oracle(), oracle().with_temperature(3.0)
     versions = []
     client = OracleClient("swapped")
     for number, judged in enumerate((first, second)):
         store.save(judged, tmp_path / str(number))
-        service.start(str(tmp_path / str(number)), "swapped", 1, 1)
+        oracle_service.start(str(tmp_path / str(number)), "swapped", 1, 1)
         versions.append(client.judge(*question(3)).version)
-        service.stop("swapped")
+        oracle_service.stop("swapped")
     assert versions == [first.version, second.version]
 
 
@@ -242,9 +242,9 @@ def test_exhausted_attempts_say_what_was_tried(app):
 def test_stop_removes_the_app_and_may_be_repeated(ray_cluster, folder):
     from ray import serve
 
-    from rosepo_ray.oracle import service
+    from rosepo_ray.on_ray import oracle_service
 
-    service.start(folder, "short-lived", 1, 1)
-    service.stop("short-lived")
+    oracle_service.start(folder, "short-lived", 1, 1)
+    oracle_service.stop("short-lived")
     wait_for(lambda: "short-lived" not in serve.status().applications, 30)
-    service.stop("short-lived")
+    oracle_service.stop("short-lived")

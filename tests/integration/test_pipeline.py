@@ -11,11 +11,14 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from rosepo_ray import markers, pipeline, storage, summary, tables
+from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.config.sources import build
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.stages import fitting, register
+from rosepo_ray.on_ray import trainer
+from rosepo_ray.run import pipeline, summary
+from rosepo_ray.stages import register
+from rosepo_ray.storage import done, tables
 from tests.synthetic import tiny
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
@@ -35,7 +38,7 @@ def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory, ray_c
 def test_every_stage_ran_and_left_its_marker(finished: dict[str, Any]):
     assert list(finished["stages"]) == [stage.name for stage in pipeline.STAGES]
     for result in finished["stages"].values():
-        marker = markers.read(result.folder)
+        marker = done.read(result.folder)
         assert marker is not None
         for name, entry in marker["files"].items():
             assert storage.sha256(storage.join(result.folder, name)) == entry["sha256"]
@@ -86,7 +89,7 @@ def test_smoothing_is_what_the_calibrated_oracle_says(settings: Settings, finish
 
 
 def test_alignment_starts_at_the_reference_and_logs_what_it_should(finished: dict[str, Any]):
-    rows = fitting.read_metrics(finished["stages"]["align"].folder)
+    rows = trainer.read_metrics(finished["stages"]["align"].folder)
     assert [row["step"] for row in rows] == list(range(1, 5))  # 64 pairs, 16 a step
     assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)  # softplus(0), whatever epsilon is
@@ -102,7 +105,7 @@ def test_a_run_is_replayed_from_its_smoothing_table(settings: Settings, finished
     step.stage.run(replay, step.inputs, str(tmp_path / "align"))
     timing = ("tokens_per_second", "wait_share", "step_seconds")
     for row, before in zip(
-        fitting.read_metrics(str(tmp_path / "align")), fitting.read_metrics(stages["align"].folder), strict=True
+        trainer.read_metrics(str(tmp_path / "align")), trainer.read_metrics(stages["align"].folder), strict=True
     ):
         for name in row.keys() - set(timing):
             assert row[name] == pytest.approx(before[name], rel=1e-6, abs=1e-6), name
@@ -122,8 +125,8 @@ def test_two_workers_with_accumulation_train_as_one_does(settings: Settings, fin
     step = _step(settings, finished, "sft")
     two = _changed(settings, cluster={"workers": 2, "threads": 1}, sft={"micro_batch": 2})  # 4 forward passes a step
     step.stage.run(two, step.inputs, str(tmp_path / "sft"))
-    one = fitting.read_metrics(finished["stages"]["sft"].folder)
-    found = fitting.read_metrics(str(tmp_path / "sft"))
+    one = trainer.read_metrics(finished["stages"]["sft"].folder)
+    found = trainer.read_metrics(str(tmp_path / "sft"))
     assert len(found) == len(one) >= 20
     for row, before in zip(found[:20], one[:20], strict=True):
         assert row["loss"] == pytest.approx(before["loss"], abs=1e-4)
@@ -146,7 +149,7 @@ def test_two_workers_with_accumulation_align_as_one_does(settings: Settings, fin
         )
         out = str(tmp_path / name)
         info = step.stage.run(layout, step.inputs, out)
-        found[name] = fitting.read_metrics(out), tables.read(out, "smoothing"), info["mean_epsilon"]
+        found[name] = trainer.read_metrics(out), tables.read(out, "smoothing"), info["mean_epsilon"]
     (one, smoothing, mean), (two, asked, mean_asked) = found["one"], found["two"]
     assert [row["step"] for row in two] == list(range(1, 9))
     for row, before in zip(two, one, strict=True):

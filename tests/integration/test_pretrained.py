@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rosepo_ray import markers, pipeline, storage, tables, title_checks
+from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput
-from rosepo_ray.stages import align, cluster, fitting
+from rosepo_ray.on_ray import cluster, trainer
+from rosepo_ray.policy.checks import titles
+from rosepo_ray.run import pipeline
+from rosepo_ray.stages import align
+from rosepo_ray.storage import done, tables
 from tests import tiny_models
 from tests.synthetic import items, tiny
 
@@ -50,7 +54,7 @@ def finished(
 def test_every_stage_left_its_marker_and_only_adapters_are_stored(finished: dict[str, Any]):
     assert list(finished) == ["data", "sft", "oracle", "reject", "calibrate", "align", "evaluate"]
     for result in finished.values():
-        marker = markers.read(result.folder)
+        marker = done.read(result.folder)
         assert marker is not None
         for name, entry in marker["files"].items():
             assert storage.sha256(storage.join(result.folder, name)) == entry["sha256"]
@@ -90,7 +94,7 @@ def test_the_reference_is_the_sft_adapter_and_not_the_bare_base(settings: Settin
 
 
 def test_alignment_starts_at_the_reference(finished: dict[str, Any]):
-    rows = fitting.read_metrics(finished["align"].folder)
+    rows = trainer.read_metrics(finished["align"].folder)
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
@@ -109,7 +113,7 @@ def test_two_workers_with_accumulation_train_adapters_as_one_does(
         update={name: getattr(settings, name).model_copy(update=values) for name, values in changes.items()}
     )
     align.run(two, {name: result.folder for name, result in finished.items()}, str(tmp_path / "align"))
-    one, found = fitting.read_metrics(finished["align"].folder), fitting.read_metrics(str(tmp_path / "align"))
+    one, found = trainer.read_metrics(finished["align"].folder), trainer.read_metrics(str(tmp_path / "align"))
     assert abs(one[1]["margin"]) > 1e-3  # else the first step changed nothing that could differ
     for row, before in zip(found, one, strict=True):
         for name in ("loss", "margin", "chosen_logp", "grad_norm", "count"):
@@ -126,10 +130,10 @@ def test_answers_are_judged_among_the_listed_candidates(finished: dict[str, Any]
 
 
 def test_a_prompt_without_room_is_known_before_sft(settings: Settings, finished: dict[str, Any]):
-    title_checks.check(settings, finished["data"].folder)
+    titles.refuse_unreadable_titles(settings, finished["data"].folder)
     cramped = settings.model_copy(update={"prompt": settings.prompt.model_copy(update={"max_tokens": 60})})
     with pytest.raises(BadInput, match=r"which lists 5 candidates, has \d+ tokens .* prompt\.max_tokens is 60"):
-        title_checks.check(cramped, finished["data"].folder)
+        titles.refuse_unreadable_titles(cramped, finished["data"].folder)
 
 
 def test_a_layout_that_does_not_fit_the_cluster_is_refused_with_the_sum(settings: Settings):

@@ -8,8 +8,8 @@ import pickle
 import pytest
 from ray.exceptions import ActorDiedError, RayError, RayTaskError, UserCodeException
 
-from rosepo_ray import disk
 from rosepo_ray.errors import BadInput, NoSpace, Refused, RosepoError, Stopped, original, short
+from rosepo_ray.storage import disk_space
 
 SENTENCE = "3 titles given, 4 wanted, add one"
 PAGE = "Traceback (most recent call last):\n" + '  File "worker.py", line 1, in work\n' * 80
@@ -34,7 +34,7 @@ def test_type_sentence_and_exit_code_come_out_of_a_task(kind: type[RosepoError])
         assert type(found) is kind
         assert (str(found), found.exit_code, found.stage) == (SENTENCE, kind.exit_code, "reject")
         assert short(wrapped) == SENTENCE
-        told = disk.told(wrapped, "/tmp")
+        told = disk_space.told(wrapped, "/tmp")
         assert type(told) is kind
         assert str(told) == SENTENCE
 
@@ -44,7 +44,7 @@ def test_a_full_disk_is_told_rather_than_the_plain_error_that_it_caused(tmp_path
     plain = RosepoError("training failed")
     error = carried(plain)
     error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
-    told = disk.told(error, str(tmp_path))
+    told = disk_space.told(error, str(tmp_path))
     assert isinstance(told, NoSpace)
     assert f"{tmp_path} has " in str(told)
 

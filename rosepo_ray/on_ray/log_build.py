@@ -1,0 +1,136 @@
+"""Passes B and C of the data stage: one task for each partition of users orders its log, counts for the search of the
+split boundaries, and writes its part of the tables."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
+
+from rosepo_ray import storage
+from rosepo_ray.data.protocol import boundary, examples, hashes, split, user_log
+from rosepo_ray.errors import RosepoError
+from rosepo_ray.on_ray.log_plan import Plan
+from rosepo_ray.on_ray.log_scatter import Scattered
+from rosepo_ray.storage import tables
+
+
+def each(task: Callable[..., Any], plan: Plan, *arguments: Any) -> Iterator[Any]:
+    """Results of `task(plan, partition, *arguments)` for all partitions, in their order; errors as they were raised."""
+    remote = ray.remote(num_cpus=1)(task)
+    shared = [ray.put(argument) for argument in arguments]
+    waiting = [remote.remote(plan, index, *shared) for index in range(plan.partitions)]
+    try:
+        while waiting:
+            result = ray.get(waiting[0])
+            waiting.pop(0)
+            yield result
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RosepoError):
+            raise error.cause from None
+        raise
+    finally:
+        for reference in waiting:
+            ray.cancel(reference)
+        if waiting:  # a task that runs on would write behind whoever clears up
+            ray.wait(waiting, num_returns=len(waiting), fetch_local=False)
+
+
+def _ordered_uri(plan: Plan, index: int) -> str:
+    return storage.join(plan.work, f"ordered-{index:05d}.parquet")
+
+
+def order_partition(plan: Plan, index: int, scattered: Scattered) -> dict[str, Any]:
+    """Orders a partition and stores it; returns counts and what the search for the boundaries starts from."""
+    groups = []
+    for name in scattered.names:
+        system, path = storage.filesystem(storage.join(plan.work, name))
+        with system.open_input_file(path) as source:
+            groups.append(pq.ParquetFile(source).read_row_group(index))
+    catalogue = ray.get(plan.catalogue)
+    found, duplicates, ratings = user_log.order(
+        pa.concat_tables(groups),
+        items=len(catalogue),
+        one_file=scattered.one_file,
+        min_rating=plan.data.min_rating,
+        fractions=scattered.fractions,
+    )
+    sink = io.BytesIO()
+    pq.write_table(found.to_table(), sink, compression="lz4")
+    storage.write_bytes(_ordered_uri(plan, index), sink.getvalue())
+    times, ties = found.time_N[found.kept_N], found.tie_N[found.kept_N]
+    return {
+        "duplicates": duplicates,
+        "filtered": int(np.count_nonzero(~found.kept_N)),
+        "kept": len(times),
+        "users": len(found.users),
+        "repeated": bool((found.kept_lengths >= 2).any()),
+        "times": (int(times.min()), int(times.max())) if len(times) else None,
+        "ties": (int(ties.min()), int(ties.max())) if len(ties) else None,
+        "log": hashes.log_sum(found, ratings, catalogue),
+    }
+
+
+def _stored(plan: Plan, index: int, columns: list[str] | None = None, kept: bool = False) -> pa.Table:
+    system, path = storage.filesystem(_ordered_uri(plan, index))
+    with system.open_input_file(path) as source:
+        return pq.read_table(source, columns=columns, filters=[("kept", "=", True)] if kept else None)
+
+
+def boundaries(plan: Plan, ordered: Iterable[dict[str, Any]], kept: int) -> tuple[boundary.Key, boundary.Key] | None:
+    """Keys of the first validation and the first test interaction; None for an empty log."""
+    parts = [part for part in ordered if part["kept"]]
+    if not parts:
+        return None
+    window = boundary.Window(
+        min(part["times"][0] for part in parts),
+        max(part["times"][1] for part in parts),
+        min(part["ties"][0] for part in parts),
+        max(part["ties"][1] for part in parts),
+    )
+
+    def count(inside: boundary.Window) -> np.ndarray:
+        return np.asarray(sum(each(_count, plan, inside)))
+
+    def fetch(inside: boundary.Window) -> list[boundary.Key]:
+        return [key for part in each(_keys, plan, inside) for key in part]
+
+    first, second = (boundary.find(rank, window, kept, count, fetch) for rank in split.time_ranks(kept))
+    return first, second
+
+
+def _count(plan: Plan, index: int, inside: boundary.Window) -> np.ndarray:
+    found = _stored(plan, index, ["timestamp", "tie"], kept=True)
+    return boundary.histogram(found["timestamp"].to_numpy(), found["tie"].to_numpy(), inside)
+
+
+def _keys(plan: Plan, index: int, inside: boundary.Window) -> list[boundary.Key]:
+    found = _stored(plan, index, ["timestamp", "tie", "user_id"], kept=True)
+    found = found.filter(pa.array(inside.mask(found["timestamp"].to_numpy(), found["tie"].to_numpy())))
+    return [boundary.Key(*row) for row in zip(*(column.to_pylist() for column in found.columns), strict=True)]
+
+
+def build_partition(plan: Plan, index: int, keys: tuple[boundary.Key, boundary.Key] | None, out: str) -> dict[str, Any]:
+    """Writes part `index` of the three tables; returns counts, the items' popularity and the hash of the test rows."""
+    found = user_log.UserLog.from_table(_stored(plan, index))
+    splits = examples.split_by_time(found, *keys) if keys else examples.split_last_two(found)
+    data = plan.data
+    made = examples.build(
+        found, splits, ray.get(plan.catalogue), history=data.history, count=data.candidates, seed=data.seed
+    )
+    tables.write_part(out, "sequences", index, made.sequences)
+    tables.write_part(out, "taken", index, made.taken)
+    tables.write_part(out, "examples", index, made.examples)
+    judged = made.examples.filter(pc.not_equal(made.examples["split"], "train"))
+    counted = pc.value_counts(made.examples["split"]).to_pylist()
+    return {
+        "popularity": made.popularity,
+        "examples": {entry["values"]: entry["counts"] for entry in counted},
+        "protocol": hashes.table_sum(judged),
+    }

@@ -1,0 +1,240 @@
+"""Distributed training on Ray Train: one worker function for oracle, SFT and alignment."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from rosepo_ray import storage
+from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.training import FitSettings
+from rosepo_ray.errors import RosepoError, original, short
+from rosepo_ray.on_ray import cluster, progress
+from rosepo_ray.process import run_log, signals
+
+_STOP = "stop"
+"""A file of this name in the training folder asks the workers for a checkpoint and an early end."""
+_POLL_SECONDS = 0.5
+
+
+class Program(Protocol):
+    """What a stage trains. Built on every worker by `MODULE.program(arguments, world)`."""
+
+    module: Any
+
+    def batches(self, start: int) -> Iterator[list[Any]]:
+        """This rank's micro-batches from step `start` on."""
+
+    def loss(self, outputs: Any, micro: Any) -> tuple[Any, dict[str, float]]: ...
+
+    def save(self, folder: Path) -> None:
+        """Write the trained model."""
+
+
+def run(
+    name: str, settings: Settings, fit: FitSettings, steps: int, module: str, arguments: dict[str, Any], out: str
+) -> None:
+    """Train `steps` steps under that name; leaves `out/model/` and `out/metrics.jsonl`. Started again, it goes on from
+    the newest whole checkpoint in `out/checkpoints/`.
+
+    `module` names the stage module whose `program(arguments, world)` builds the :class:`Program`. Asked to stop
+    (`termination`), the workers get `run.grace_seconds` for a checkpoint; raises Stopped then.
+    """
+    if storage.exists(storage.join(out, "metrics.jsonl")):
+        # Trained to the end, then killed before the marker: only the tidying is missing.
+        _tidy(out)
+        return
+    storage.remove_file(storage.join(out, _STOP))
+    with progress.board(name, steps) as board:
+        config = {
+            "module": module,
+            "arguments": arguments,
+            "fit": fit,
+            "steps": steps,
+            "out": out,
+            "log": run_log.target(),
+            "threads": settings.cluster.threads,
+            "board": board,
+        }
+        reached = _fit(settings, config, out)
+    if reached < steps:
+        raise signals.stopped(f"checkpoint at step {reached} of {steps} of {name}")
+    assemble_metrics(out)
+    _tidy(out)
+    signals.raise_if_asked()  # asked during the last steps
+
+
+def _fit(settings: Settings, config: dict[str, Any], out: str) -> int:
+    """Run the workers; returns the step that they reached. Raises what ended them, and Stopped where they could not
+    end within the grace time."""
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=config,
+        scaling_config=ScalingConfig(
+            num_workers=settings.cluster.workers,
+            use_gpu=settings.cluster.use_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if settings.cluster.use_gpu else {})},
+        ),
+        torch_config=TorchConfig(backend="nccl" if settings.cluster.use_gpu else "gloo"),
+        run_config=RunConfig(
+            name="train",
+            storage_path=out if "://" in out else str(Path(out).absolute()),
+            failure_config=FailureConfig(max_failures=settings.cluster.max_failures),
+            logging_config=LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    done: list[Any] = []
+    failed: list[BaseException] = []
+
+    def train() -> None:
+        try:
+            done.append(trainer.fit().return_value)
+        except BaseException as error:
+            failed.append(error)
+
+    # Beside the main thread, which must stay free for signals (and whose handlers Ray would replace).
+    thread = threading.Thread(target=train, daemon=True)
+    with signals.deferred() as asked:
+        thread.start()
+        wait(thread, asked, storage.join(out, _STOP), settings.run.grace_seconds)
+    for error in (*failed, *(answer for answer in done if isinstance(answer, BaseException))):
+        found = original(error)
+        if found is not None:
+            raise found from error
+        raise RosepoError(
+            f"training failed after {settings.cluster.max_failures} restart(s): {short(error)}"
+        ) from error
+    return int(done[0])
+
+
+def wait(thread: threading.Thread, asked: Callable[[], bool], stop: str, grace: float) -> None:
+    """Wait for the thread's end; once asked to stop, write the file `stop` and wait `grace` seconds more.
+
+    Raises Stopped where the thread still runs then.
+    """
+    deadline = None
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+        if deadline is None and asked():
+            run_log.LOGGER.info("asked to stop: the workers have %.0f s for a checkpoint", grace)
+            storage.write_bytes(stop, b"")
+            deadline = time.monotonic() + grace
+        if deadline is not None and time.monotonic() > deadline and thread.is_alive():
+            raise signals.stopped(f"no step ended within {grace:.0f} s, so the last checkpoint counts")
+
+
+def _tidy(out: str) -> None:
+    for name in ("metrics", "train", "checkpoints"):
+        storage.remove_folder(storage.join(out, name))
+    storage.remove_file(storage.join(out, _STOP))
+
+
+def _worker(config: dict[str, Any]) -> int | RosepoError:
+    """The training function of Ray Train. Returns the step reached, or the error that no restart would mend."""
+    import ray.train
+    import torch
+
+    from rosepo_ray.training.world import World
+
+    context = ray.train.get_context()
+    world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
+    torch.set_num_threads(config["threads"] or cluster.cores() // context.get_local_world_size() or 1)
+    with run_log.in_worker(config["log"], f"train-{world.rank}"):
+        refusal: RosepoError | None = None
+        try:
+            program: Program = importlib.import_module(config["module"]).program(config["arguments"], world)
+        except RosepoError as error:
+            refusal = error
+        if refusal is not None:
+            run_log.LOGGER.info("refused to start: %s", refusal, exc_info=refusal)
+        if world.sum({"refused": float(refusal is not None)})["refused"]:
+            # All ranks leave together; raised, a bad setting would cost every restart.
+            return refusal or RosepoError("a training worker refused to start; run.log says which and why")
+        try:
+            return _train(program, config, world)
+        except RosepoError as error:
+            if world.size == 1:
+                run_log.LOGGER.info("ended by: %s", error, exc_info=error)
+                return error
+            raise  # the other ranks wait in an exchange: only a failure ends them
+
+
+def _train(program: Program, config: dict[str, Any], world: Any) -> int:
+    from rosepo_ray.training import checkpoint, loop
+
+    program.module.to(world.device)
+    fit, out = config["fit"], config["out"]
+    checkpoints = storage.join(out, "checkpoints")
+    state = loop.start(program.module, fit)
+    checkpoint.load_newest(state, checkpoints, warn=world.rank == 0)
+    if state.step and world.rank == 0:
+        run_log.LOGGER.info("going on after step %d of %d", state.step, config["steps"])
+    rows: list[dict[str, float]] = []
+    looked = time.monotonic()
+
+    def on_step(step: int, metrics: dict[str, float]) -> None:
+        rows.append({"step": step, **metrics})
+        if world.rank == 0:
+            config["board"].update(step, metrics["loss"])
+
+    def flush(step: int) -> None:
+        if world.rank == 0 and rows:
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            storage.write_bytes(storage.join(out, "metrics", f"part-{step:08d}.jsonl"), text.encode())
+        rows.clear()
+
+    def on_checkpoint(state: loop.State) -> None:
+        flush(state.step)
+        if world.rank == 0:
+            checkpoint.store(state, checkpoints)
+
+    def should_stop() -> bool:
+        nonlocal looked
+        if world.rank != 0 or time.monotonic() - looked < _POLL_SECONDS:
+            return False
+        looked = time.monotonic()
+        return storage.exists(storage.join(out, _STOP))
+
+    loop.fit(
+        state,
+        program.batches(state.step),
+        program.loss,
+        fit,
+        config["steps"],
+        world,
+        on_step,
+        on_checkpoint,
+        should_stop,
+    )
+    if state.step < config["steps"]:
+        return state.step
+    flush(state.step)
+    if world.rank == 0:
+        with tempfile.TemporaryDirectory(prefix="rosepo-") as folder:
+            program.save(Path(folder))
+            storage.upload_folder(Path(folder), storage.join(out, "model"))
+    return state.step
+
+
+def assemble_metrics(out: str) -> None:
+    """Join the parts into metrics.jsonl; where a killed run left a longer part, the later part's rows win."""
+    rows: dict[int, str] = {}
+    for name in storage.list_files(storage.join(out, "metrics")):
+        for line in storage.read_bytes(storage.join(out, "metrics", name)).decode().splitlines():
+            rows[json.loads(line)["step"]] = line
+    storage.write_bytes(
+        storage.join(out, "metrics.jsonl"), "".join(rows[step] + "\n" for step in sorted(rows)).encode()
+    )
+
+
+def read_metrics(out: str) -> list[dict[str, float]]:
+    return [json.loads(line) for line in storage.read_bytes(storage.join(out, "metrics.jsonl")).decode().splitlines()]

@@ -1,0 +1,43 @@
+"""GPT-2 over packed rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from rosepo_ray.policy.engine.attention import attend, attend_some
+from rosepo_ray.policy.engine.layout import PackedBatch, pick
+
+
+def supports(decoder: Any) -> bool:
+    config = decoder.config
+    usual = config.model_type == "gpt2" and config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
+    return type(decoder).__name__ == "GPT2Model" and usual and not config.add_cross_attention
+
+
+def embed(decoder: Any, batch: PackedBatch) -> tuple[Tensor, None]:
+    return decoder.wte(batch.input_ids_BL) + decoder.wpe(batch.position_ids_BL), None
+
+
+def block(layer: Any, x: Tensor, turn: None, tree_mask: Tensor | None) -> Tensor:
+    q, k, v = _heads(layer, x)
+    x = x + layer.attn.c_proj(attend(q, k, v, tree_mask, layer.attn.head_dim**-0.5))
+    return x + layer.mlp(layer.ln_2(x))
+
+
+def last_block(layer: Any, x: Tensor, turn: None, mask: Tensor, ask_BQ: Tensor) -> Tensor:
+    """Only asked columns ask, and only they go through the feed-forward part. (One map gives query, key and value.)"""
+    q, k, v = _heads(layer, x)
+    seen = attend_some(pick(q, ask_BQ), k, v, mask, layer.attn.head_dim**-0.5)
+    x = pick(x, ask_BQ) + layer.attn.c_proj(seen)
+    return x + layer.mlp(layer.ln_2(x))
+
+
+def normalise(decoder: Any, x: Tensor) -> Tensor:
+    return decoder.ln_f(x)
+
+
+def _heads(layer: Any, x: Tensor) -> list[Tensor]:
+    parts = layer.attn.c_attn(layer.ln_1(x)).chunk(3, -1)
+    return [part.unflatten(-1, (-1, layer.attn.head_dim)) for part in parts]

@@ -1,0 +1,204 @@
+"""The stages in order: which settings and stages each depends on, what is done already, and the run's record."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rosepo_ray import __version__, storage
+from rosepo_ray.config.settings import Settings
+from rosepo_ray.errors import BadInput, RosepoError, short
+from rosepo_ray.process import run_log, signals
+from rosepo_ray.process.run_log import LOGGER
+from rosepo_ray.storage import disk_space, done
+
+RunStage = Callable[[Settings, dict[str, str], str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline. `settings` are dotted names of what its result depends on."""
+
+    name: str
+    needs: tuple[str, ...]
+    settings: tuple[str, ...]
+    wanted: Callable[[Settings], bool] = lambda settings: True
+    rewrites: bool = True
+    """Start with an empty folder. The other stages go on from what theirs holds: checkpoints, or finished units."""
+
+    def run(self, settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
+        module, function = ("sft", "run_longer") if self.name == "sft_longer" else (self.name, "run")
+        imported = __import__(f"rosepo_ray.stages.{module}", fromlist=[function])
+        return dict(getattr(imported, function)(settings, inputs, out))
+
+
+def _has_oracle(settings: Settings) -> bool:
+    return settings.oracle.type != "constant"
+
+
+STAGES = (
+    Stage("data", (), ("data",)),
+    Stage("sft", ("data",), ("seed", "policy", "prompt", "sft"), rewrites=False),
+    Stage("oracle", ("data",), ("seed", "oracle"), wanted=_has_oracle, rewrites=False),
+    Stage("reject", ("data", "sft"), ("seed", "rejection"), rewrites=False),
+    Stage("calibrate", ("oracle", "reject"), ("align.epsilon_max",), wanted=_has_oracle),
+    Stage("align", ("data", "sft", "reject", "calibrate"), ("seed", "oracle", "align"), rewrites=False),
+    Stage(
+        "sft_longer",
+        ("data", "sft", "align"),
+        ("seed", "sft_longer", "align"),
+        wanted=lambda settings: settings.sft_longer.enabled,
+        rewrites=False,
+    ),
+    Stage(
+        "evaluate",
+        ("data", "calibrate", "sft", "sft_longer", "align"),
+        ("seed", "evaluation", "rejection.encoder"),
+        rewrites=False,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage with its folder and, where it is finished, its marker."""
+
+    stage: Stage
+    folder: str
+    inputs: dict[str, str]
+    done: dict[str, Any] | None
+
+
+def plan(settings: Settings, run_dir: str) -> list[Planned]:
+    """The wanted stages in order. A folder's name is the fingerprint of settings and of the stages before."""
+    planned: list[Planned] = []
+    for stage in STAGES:
+        if not stage.wanted(settings):
+            continue
+        inputs = {p.stage.name: p.folder for p in planned if p.stage.name in stage.needs}
+        values = {name: _value(settings, name) for name in stage.settings}
+        # The version counts: another version of the code may give another result. The folder's parent does not.
+        before = {name: folder.rpartition("/")[2] for name, folder in inputs.items()}
+        known = [__version__, values, before, _input_files(settings) if stage.name == "data" else []]
+        folder = storage.join(run_dir, stage.name, done.fingerprint(known))
+        planned.append(Planned(stage, folder, inputs, _marker(folder)))
+    return planned
+
+
+def _marker(folder: str) -> dict[str, Any] | None:
+    try:
+        return done.read(folder)
+    except (ValueError, TypeError) as error:
+        raise BadInput(
+            f"{folder}/{done.NAME} is damaged ({error}); remove that folder, and its stage runs again"
+        ) from error
+
+
+def _value(settings: Settings, name: str) -> Any:
+    value: Any = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value.model_dump() if hasattr(value, "model_dump") else value
+
+
+def _input_files(settings: Settings) -> list[Any]:
+    """Paths, sizes and times of the user's files: a changed log is another input."""
+    from rosepo_ray.data.reading.files import Role, locate
+
+    sources: list[tuple[str | None, Role]] = [
+        (settings.data.interactions, "interactions"),
+        (settings.data.items, "items"),
+    ]
+    found = []
+    for uri, role in sources:
+        for file in locate(uri, role) if uri is not None else ():
+            info = storage.filesystem(file.root)[0].get_file_info(file.path)
+            found.append([file.path, file.size, info.mtime_ns])
+    return found
+
+
+@dataclass(frozen=True)
+class Finished:
+    folder: str
+    info: dict[str, Any]
+    seconds: float
+    skipped: bool
+
+
+def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, Finished]:
+    """Run every stage that is not finished, in order; with `only`, that stage alone.
+
+    Raises BadInput where the stages that `only` needs are not finished, or where the settings leave it out.
+    """
+    results: dict[str, Finished] = {}
+    planned = plan(settings, run_dir)
+    if only is not None:
+        found = [step for step in planned if step.stage.name == only]
+        if not found:
+            raise BadInput(f"these settings have no stage {only}; see --dry-run for the stages")
+        missing = [s.stage.name for s in planned if s.stage.name in found[0].inputs and s.done is None]
+        if missing:
+            raise BadInput(
+                f"{only} needs {' and '.join(missing)} in {run_dir}; run {' and '.join(map(_job, missing))} first"
+            )
+        planned = found
+    for step in planned:
+        signals.raise_if_asked()
+        name = step.stage.name
+        if step.done is not None:
+            results[name] = Finished(step.folder, step.done["info"], step.done["seconds"], True)
+            LOGGER.info("%-10s done before (%.0f s)", name, step.done["seconds"])
+        else:
+            results[name] = _run_stage(settings, step)
+    return results
+
+
+def _job(stage: str) -> str:
+    name = {"data": "prepare_data", "align": "align_only"}.get(stage, stage)
+    return f"jobs/{name}.py"
+
+
+def _run_stage(settings: Settings, step: Planned) -> Finished:
+    with run_log.stage(step.stage.name):
+        LOGGER.info("%-10s …", step.stage.name)
+        began = time.monotonic()
+        try:
+            if step.stage.rewrites:
+                storage.remove_folder(step.folder)
+            else:
+                storage.remove_leftovers(step.folder)
+            info = step.stage.run(settings, step.inputs, step.folder)
+            seconds = time.monotonic() - began
+            done.write(step.folder, info, seconds)
+        except Exception as error:
+            told = _told(error, step)
+            if told is error:
+                raise
+            raise told from error
+        LOGGER.info("%-10s %.0f s", step.stage.name, seconds)
+    return Finished(step.folder, info, seconds, False)
+
+
+def _told(error: Exception, step: Planned) -> RosepoError:
+    """What the user is told: the project's own error inside what Ray wrapped around it, a full disk, or the cause."""
+    run_dir = step.folder.rpartition("/")[0].rpartition("/")[0]
+    told = disk_space.told(error, run_dir)
+    if told is None or type(told) is RosepoError:
+        told = told or RosepoError(short(error))
+        told.ray_logs = _ray_logs()
+    told.stage = step.stage.name
+    return told
+
+
+def _ray_logs() -> str | None:
+    """Where Ray keeps what its processes wrote to standard error, for a failure that says little itself."""
+    ray = sys.modules.get("ray")  # a failure before any stage needed it says enough itself
+    if ray is None or not ray.is_initialized():
+        return None
+    folder = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", ray.get_runtime_context().get_session_name(), "logs")
+    return str(folder) if folder.is_dir() else f"{folder} on the cluster's nodes"

@@ -1,0 +1,96 @@
+"""Settings: where they come from, what is refused, and in which words."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rosepo_ray.config.sources import build, merge, parse, read_recipe, recipe_names
+from rosepo_ray.errors import BadInput
+
+
+def settings(*argv: str):
+    return parse(argv, "align.py", "test").settings
+
+
+def test_precedence_is_defaults_recipe_environment_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text("# python jobs/align.py --recipe own.yaml\nalign: {beta: 0.2, batch: 8, lr: 3.0e-4}\n")
+    monkeypatch.setenv("ROSEPO_ALIGN__BATCH", "16")
+    monkeypatch.setenv("ROSEPO_ALIGN__LR", "5e-4")
+    found = settings("--recipe", str(recipe), "--align.lr", "0.001").align
+    assert (found.beta, found.batch, found.lr, found.epochs) == (0.2, 16, 0.001, 1)
+
+
+def test_a_section_whose_type_changes_starts_afresh():
+    low = {"policy": {"type": "scratch", "hidden": 64}, "align": {"beta": 0.2}}
+    merged = merge(low, {"policy": {"type": "pretrained", "model": "x"}})
+    assert merged == {"policy": {"type": "pretrained", "model": "x"}, "align": {"beta": 0.2}}
+    assert merge(low, {"policy": {"hidden": 32}})["policy"] == {"type": "scratch", "hidden": 32}
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--nonsense", "3"), "--help"),
+        (("--align.beta", "-1"), "align.beta"),
+        (("--align.beta", "much"), "align.beta"),
+        (("--recipe", "no-such"), "quickstart"),
+        (("--data.sample", "none"), "data.interactions"),
+        (("--data.interactions", "a.csv"), "--data.sample none"),
+        (("--prompt.list_candidates", "true"), "no effect"),
+        (("--prompt.template", "instruction"), "sft.dense"),
+        (("--rejection.strategy.temperature", "2"), "no effect"),
+        (("--align.objective.type", "robust"), "epsilon_max"),
+        (("--oracle.type", "constant", "--align.epsilon_max", "0.3"), "no effect"),
+        (("--policy.type", "pretrained"), "model"),
+        (("--policy.hidden", "100", "--policy.heads", "3"), "multiple"),
+        (("--cluster.oracle_replicas_min", "3"), "oracle_replicas_max"),
+    ],
+)
+def test_what_cannot_work_is_one_sentence_that_names_the_setting(argv: tuple[str, ...], words: str):
+    with pytest.raises(BadInput, match=words) as caught:
+        settings(*argv)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_unknown_names_in_recipe_and_environment_are_refused(monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(BadInput, match=r"align\.betta: no such setting"):
+        build({"align": {"betta": 1}})
+    monkeypatch.setenv("ROSEPO_ALIGN__BETTA", "1")
+    with pytest.raises(BadInput, match="betta"):
+        settings()
+    monkeypatch.delenv("ROSEPO_ALIGN__BETTA")
+    monkeypatch.setenv("ROSEPO_SEEED", "1")
+    with pytest.raises(BadInput, match="ROSEPO_SEEED"):
+        settings()
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_builds(name: str):
+    build(read_recipe(name))
+
+
+def test_help_answers_at_once_and_names_every_section():
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "jobs/align.py", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert time.monotonic() - began < 6  # 0.5 s on an idle core; the bound only catches an import of torch or ray
+    for word in ("--align.beta", "--data.interactions", "--recipe", "--dry-run", "--cluster.workers", "ROSEPO_"):
+        assert word in done.stdout
+
+
+def test_settings_import_neither_torch_nor_ray():
+    code = (
+        "import sys; from rosepo_ray.config.sources import parse; parse([], 'x', 'y'); "
+        "sys.exit(bool({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,210 @@
+"""Each written gradient against its module form, in double precision and by finite differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
+
+from rosepo_ray.config.policy import LoraSettings
+from rosepo_ray.policy import pretrained
+from rosepo_ray.policy.engine import ops, products, projection
+from rosepo_ray.policy.engine.projection import project
+
+DOUBLE = {"dtype": torch.float64, "requires_grad": True}
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def test_rms_norm() -> None:
+    norm = LlamaRMSNorm(6).double()
+    nn.init.normal_(norm.weight)
+    x = torch.randn(2, 3, 6, **DOUBLE)
+    # transformers normalises in float32 whatever it is given.
+    torch.testing.assert_close(ops.rms_norm(norm, x), norm(x), atol=1e-6, rtol=1e-6)
+    assert torch.autograd.gradcheck(lambda a, w: ops._RmsNorm.apply(a, w, 1e-3), (x, norm.weight))
+
+
+def test_swiglu() -> None:
+    gate, up = (torch.randn(2, 5, **DOUBLE) for _ in range(2))
+    torch.testing.assert_close(ops.swiglu(gate, up), nn.functional.silu(gate) * up)
+    assert torch.autograd.gradcheck(ops.swiglu, (gate, up))
+
+
+def test_rotary_positions() -> None:
+    x = torch.randn(2, 3, 2, 8, **DOUBLE)
+    angles = torch.randn(2, 3, 4, dtype=torch.float64)
+    cos, sin = angles.cos(), angles.sin()
+    wanted, _ = apply_rotary_pos_emb(
+        x.transpose(1, 2), x.transpose(1, 2), torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
+    )
+    found = ops.rotate(x, cos[:, :, None], sin[:, :, None])
+    torch.testing.assert_close(found, wanted.transpose(1, 2))
+    assert torch.autograd.gradcheck(lambda a: ops.rotate(a, cos[:, :, None], sin[:, :, None]), (x,))
+    with torch.autocast("cpu", torch.bfloat16):  # the plain form
+        torch.testing.assert_close(ops.rotate(x, cos[:, :, None], sin[:, :, None]), found)
+
+
+class Two(nn.Module):
+    """Two maps of one input, one with a bias, behind adapters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 4), nn.Linear(6, 5, bias=False)
+
+
+def adapted(**changes: Any) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    given = {"r": 2, "lora_alpha": 6, "lora_dropout": 0.0, "target_modules": ["first", "second"]} | changes
+    model = get_peft_model(Two(), LoraConfig(**given)).double()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter)
+    return model.base_model.model
+
+
+def test_adapters_in_the_weights_equal_adapters_in_the_outputs() -> None:
+    maps = adapted()
+    modules = (maps.first, maps.second)
+    x = torch.randn(3, 2, 6, **DOUBLE)
+    trained = [p for p in maps.parameters() if p.requires_grad]
+    found = []
+    for outputs in (project(modules, x), [one(x) for one in modules]):
+        value = sum((out * torch.cos(torch.arange(out.numel()).view_as(out))).sum() for out in outputs)
+        found.append([*outputs, *torch.autograd.grad(value, [x, *trained])])
+    assert len(found[0]) == 2 + 1 + 4
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert isinstance(project(modules, x), tuple)  # by the written form
+
+
+def test_an_input_without_gradient_gets_none() -> None:
+    maps = adapted()
+    (out,) = project((maps.first,), torch.randn(3, 6, dtype=torch.float64))
+    out.sum().backward()
+    assert maps.first.lora_A["default"].weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"use_dora": True}, {"lora_dropout": 0.5}, {"lora_bias": True, "target_modules": ["first"]}]
+)
+def test_other_adapters_run_as_peft_has_them(changes: dict[str, Any]) -> None:
+    maps = adapted(**changes).eval()
+    assert not projection._plain_lora(maps.first)
+    x = torch.randn(3, 6, dtype=torch.float64)
+    torch.testing.assert_close(project((maps.first,), x)[0], maps.first(x))
+
+
+def test_merged_switched_off_or_thawed_adapters_run_as_peft_has_them() -> None:
+    maps = adapted()
+    assert projection._plain_lora(maps.first)
+    maps.first.base_layer.weight.requires_grad_(True)
+    assert not projection._plain_lora(maps.first)
+    maps = adapted()
+    maps.first.enable_adapters(False)
+    assert not projection._plain_lora(maps.first)
+    maps = adapted()
+    maps.first.merge()
+    assert not projection._plain_lora(maps.first)
+    assert not projection._plain_lora(nn.Linear(2, 2))
+
+
+def test_the_packages_own_adapters_are_plain() -> None:
+    from transformers import AutoModelForCausalLM
+
+    from tests import tiny_models
+
+    model = pretrained.add_lora(AutoModelForCausalLM.from_config(tiny_models.config("qwen2")), LoraSettings(), seed=1)
+    layer = model.get_base_model().base_model.layers[0]
+    assert all(projection._plain_lora(one) for one in (layer.self_attn.q_proj, layer.mlp.down_proj))
+
+
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Every product counts as large; the shapes that oneDNN was asked for."""
+    onednn = products._onednn()
+    if onednn is None:
+        pytest.skip("this build of PyTorch has no oneDNN")
+    asked: list[tuple[int, ...]] = []
+
+    def counted(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
+        asked.append((*x.shape, len(weight)))
+        return onednn(x, weight, *rest)
+
+    monkeypatch.setattr(products, "LEAST", 0)
+    monkeypatch.setattr(products, "_onednn", lambda: counted)
+    return asked
+
+
+def test_small_products_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, bias = torch.randn(40, 30), torch.randn(20, 30).t(), torch.randn(20)
+    monkeypatch.setattr(products, "_onednn", lambda: pytest.fail("a small product"))
+    torch.testing.assert_close(products.product(a, b, bias), a @ b + bias)
+    torch.testing.assert_close(products.add_product(torch.ones(40, 20), a, b), a @ b + 1)
+
+
+def test_large_products_by_onednn_equal_torch(large: list[tuple[int, ...]]) -> None:
+    a, b, bias = torch.randn(40, 30), torch.randn(20, 30).t(), torch.randn(20)
+    for left in (
+        a,
+        torch.randn(30, 40).t(),
+        torch.randn(80, 30)[::2],
+        torch.randn(1, 30),
+        torch.ones(1, 1).expand(40, 30),
+    ):
+        for right in (b, b.contiguous()):
+            torch.testing.assert_close(products.product(left, right), left @ right)
+            torch.testing.assert_close(products.product(left, right, bias), left @ right + bias)
+            total = torch.ones(len(left), 20)
+            assert products.add_product(total, left, right) is total
+            torch.testing.assert_close(total, left @ right + 1)
+    assert len(large) == 5 * 2 * 3
+    products.product(a.double(), b.double())
+    with torch.backends.mkldnn.flags(enabled=False):
+        products.product(a, b)
+    assert len(large) == 5 * 2 * 3
+
+
+def test_an_operation_that_answers_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    operation = products._onednn()
+    monkeypatch.setattr(torch, "allclose", lambda *_, **__: False)
+    assert products._onednn.__wrapped__() is None
+    assert products._onednn() is operation
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_large_linear_map_and_its_gradients(bias: bool, trained: bool, large: list[tuple[int, ...]]) -> None:
+    module, x = nn.Linear(6, 4, bias).requires_grad_(trained), torch.randn(2, 3, 6, requires_grad=True)
+    inputs = [x, *module.parameters()] if trained else [x]
+    found = []
+    for out in (project((module,), x)[0], module(x)):
+        found.append([out, *torch.autograd.grad(out.cos().sum(), inputs, retain_graph=True)])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert large == [(6, 6, 4), (6, 4, 6)]
+    if trained:
+        project((module,), x.detach())[0].sum().backward()
+        torch.testing.assert_close(module.weight.grad, x.detach().sum((0, 1)).expand(4, 6))
+
+
+def test_a_frozen_linear_map_keeps_no_input(large: list[tuple[int, ...]]) -> None:
+    module, x = nn.Linear(6, 4).requires_grad_(False), torch.randn(3, 6, requires_grad=True)
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        project((module,), x)
+    assert [tensor.shape for tensor in kept] == [module.weight.shape]
+
+
+def test_a_hooked_linear_map_runs_itself(large: list[tuple[int, ...]]) -> None:
+    module, x = nn.Linear(6, 4), torch.randn(3, 6)
+    module.register_forward_hook(lambda *_: torch.zeros(3, 4))
+    assert not project((module,), x)[0].any()
+    assert not large
