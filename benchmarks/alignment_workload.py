@@ -11,15 +11,14 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from rosepo_ray.config.oracle import SasrecOracle
 from rosepo_ray.config.settings import Settings
-from rosepo_ray.config.training import FitSettings
 
 ITEMS = 1_682  # as MovieLens-100K
 WORDS = 1_500
@@ -137,39 +136,36 @@ def prepare(settings: Settings, run_dir: str) -> dict[str, str]:
     trained = {"sft": _sft, "oracle": _oracle}
     for name in BEFORE:
         step, began = planned[name], time.perf_counter()
-        trained.get(name, step.stage.run)(settings, step.inputs, step.folder)
+        trained.get(name, step.stage.start)(settings, step.inputs, step.folder)
         print(f"{name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
-    return planned["align"].inputs
+    return dict(planned["align"].inputs)
 
 
-def _train(program: Any, fit: FitSettings, steps: int) -> None:
-    from rosepo_ray.training import loop
+def _sft(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
+    from rosepo_ray.stages.sft import Source, program
+    from rosepo_ray.training import in_process
     from rosepo_ray.training.world import World
 
-    state = loop.start(program.module, fit)
-    loop.fit(state, program.batches(0), program.loss, fit, steps, World(), lambda *step: None, lambda state: None)
+    source = Source(
+        inputs["data"], None, settings.seed, settings.policy, settings.prompt, settings.sft.dense, settings.data.history
+    )
+    made = program(source, settings.sft, World())
+    in_process.train(made, settings.sft, settings.sft.steps)
+    made.save(Path(out, "model"))
 
 
-def _sft(settings: Settings, inputs: dict[str, str], out: str) -> None:
-    from rosepo_ray.stages.sft import SftProgram
-    from rosepo_ray.training.world import World
-
-    program = SftProgram(settings, inputs["data"], None, settings.sft, World())
-    _train(program, settings.sft, settings.sft.steps)
-    program.save(Path(out, "model"))
-
-
-def _oracle(settings: Settings, inputs: dict[str, str], out: str) -> None:
+def _oracle(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
     from rosepo_ray.oracle import store
     from rosepo_ray.oracle.model import SasrecScorer
-    from rosepo_ray.stages.oracle import OracleProgram
+    from rosepo_ray.stages.oracle import program
     from rosepo_ray.storage import tables
+    from rosepo_ray.training import in_process
     from rosepo_ray.training.world import World
 
-    program = OracleProgram(settings, inputs["data"], 0, World())
     assert isinstance(settings.oracle, SasrecOracle)
-    _train(program, settings.oracle, settings.oracle.steps)
+    made = program(inputs["data"], settings.oracle, settings.data.history, 0, settings.seed, World())
+    in_process.train(made, settings.oracle, settings.oracle.steps)
     items = tables.read(inputs["data"], "items", ["item_id", "popularity"])
     counts = items["popularity"].to_numpy()
-    scorer = SasrecScorer.build([program.module], items["item_id"].to_pylist(), [counts], settings.seed)
+    scorer = SasrecScorer.build([made.module], items["item_id"].to_pylist(), [counts], settings.seed)
     store.save(scorer, Path(out, "oracle"))

@@ -106,19 +106,21 @@ def write_recombined(data: Path, out: Path, seed: int) -> tuple[list[str], list[
 
 def train(settings: Settings, data: Path, steps: int) -> Policy:
     """Dense SFT in this process: the stage's own program and loop."""
-    from rosepo_ray.stages.sft import SftProgram
-    from rosepo_ray.training import loop
+    from rosepo_ray.stages.sft import Source, program
+    from rosepo_ray.training import in_process
     from rosepo_ray.training.world import World
 
-    program = SftProgram(settings, str(data), None, settings.sft, World())
+    source = Source(
+        str(data), None, settings.seed, settings.policy, settings.prompt, settings.sft.dense, settings.data.history
+    )
+    made = program(source, settings.sft, World())
 
     def told(step: int, metrics: dict[str, float]) -> None:
         if step % 25 == 0:
             print(f"step {step} of {steps}: loss {metrics['loss']:.3f}", file=sys.stderr, flush=True)
 
-    state = loop.start(program.module, settings.sft)
-    loop.fit(state, program.batches(0), program.loss, settings.sft, steps, World(), told, lambda _: None)
-    return program.policy
+    in_process.train(made, settings.sft, steps, told)
+    return made.policy
 
 
 def fastest_chunk(policy: Policy, trie: TitleTrie, prompts: list[list[int]]) -> int:

@@ -3,7 +3,7 @@
     python benchmarks/data_scale.py
     python benchmarks/data_scale.py --rows 200000 2000000 --rounds 1 --format csv --out /tmp/small.json
 
-Makes a seeded synthetic log for each size and runs `jobs/prepare_data.py` on it as a user would, the sizes in turn
+Makes a seeded synthetic log for each size and runs `jobs/stage.py data` on it as a user would, the sizes in turn
 within each round. Prints a table and writes the JSON file --out with the ratios of the largest to the smallest size:
 peak memory, and seconds per row. The exit code says nothing about them.
 
@@ -126,7 +126,7 @@ def cpu_seconds(samples: list[Sample]) -> float:
 
 def run_job(recipe: Path, run_dir: Path) -> dict:
     """One run of the stage. Raises CalledProcessError where it fails; its message is on the terminal."""
-    command = [sys.executable, str(ROOT / "jobs/prepare_data.py"), "--recipe", str(recipe), "--run.dir", str(run_dir)]
+    command = [sys.executable, str(ROOT / "jobs/stage.py"), "data", "--recipe", str(recipe), "--run.dir", str(run_dir)]
     began, samples = time.time(), []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as job:
         while job.poll() is None:

@@ -55,9 +55,9 @@ def run_stage(recipe: Path, out: Path) -> dict[str, float]:
     cluster.start(settings)
     started = time.perf_counter()
     try:
-        from rosepo_ray.stages import data
+        from rosepo_ray.stages.data import data
 
-        data.run(settings, {}, str(out))
+        data.start(settings, {}, str(out))
         return {"start": started - began, "seconds": time.perf_counter() - started}
     finally:
         cluster.stop()

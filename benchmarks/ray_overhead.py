@@ -27,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,61 +48,54 @@ LOSS_TOLERANCE = 1e-3
 
 def bare(settings: Settings, inputs: dict[str, str]) -> list[dict[str, float]]:
     """Alignment in this process alone; the loop's metrics of each step, with `ask_seconds` for the oracle's share."""
-    import ray
     import torch
 
     from rosepo_ray import storage
     from rosepo_ray.oracle import store
-    from rosepo_ray.stages import align
-    from rosepo_ray.training import loop
+    from rosepo_ray.stages.align import program
+    from rosepo_ray.training import in_process
     from rosepo_ray.training.world import World
 
     torch.set_num_threads(settings.cluster.threads or 1)
-    source = Direct(store.load(storage.join(inputs["calibrate"], "oracle")))
-    align.pair_stream.rows = source.rows  # all that differs: program, batches and loop are the stage's own
-    program = align.AlignProgram(settings, inputs["reject"], inputs["data"], inputs["sft"], "", None, World())
+    oracle = store.load(storage.join(inputs["calibrate"], "oracle"))
+    pairs = Direct(inputs["reject"], oracle, settings.align.epsilon_max)
+    made = program(inputs["data"], inputs["sft"], inputs["reject"], pairs, settings.align, settings.seed, World())
     found: list[dict[str, float]] = []
 
     def on_step(step: int, metrics: dict[str, float]) -> None:
-        found.append({**metrics, "ask_seconds": source.seconds})
-        source.seconds = 0.0
+        found.append({**metrics, "ask_seconds": pairs.seconds})
+        pairs.seconds = 0.0
 
-    steps = math.ceil(len(program.ids) / settings.align.batch)
-    state = loop.start(program.module, settings.align)
-    fit = settings.align
-    loop.fit(state, program.batches(0), program.loss, fit, steps, World(), on_step, lambda state: None)
-    assert not ray.is_initialized()  # the stage's module imports it; nothing here may connect
+    in_process.train(made, settings.align, math.ceil(len(made.ids) / settings.align.batch), on_step)
+    assert "ray" not in sys.modules
     return found
 
 
 class Direct:
     """Pairs in the wanted order, the oracle asked in this process about ASK_ROWS of them whenever those run out."""
 
-    def __init__(self, oracle: Oracle) -> None:
-        self.oracle, self.seconds = oracle, 0.0
+    def __init__(self, pairs: str, oracle: Oracle, epsilon_max: float) -> None:
+        self.pairs, self.oracle, self.epsilon_max, self.seconds = pairs, oracle, epsilon_max, 0.0
 
-    def rows(
-        self, settings: Settings, pairs: str, example_ids: list[str], out: str, app_name: str | None
-    ) -> Iterator[dict[str, Any]]:
-        """In place of `pair_stream.rows`."""
+    def __call__(self, example_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         from rosepo_ray.storage import tables
 
-        found = {row["example_id"]: row for row in tables.read(pairs, "pairs", split="train").to_pylist()}
+        found = {row["example_id"]: row for row in tables.read(self.pairs, "pairs", split="train").to_pylist()}
         for start in range(0, len(example_ids), ASK_ROWS):
             batch = [found[name] for name in example_ids[start : start + ASK_ROWS]]
             began = time.perf_counter()
-            self.ask(settings, batch)
+            self.ask(batch)
             self.seconds += time.perf_counter() - began
             yield from batch
 
-    def ask(self, settings: Settings, batch: list[dict[str, Any]]) -> None:
+    def ask(self, batch: list[dict[str, Any]]) -> None:
         from rosepo_ray.oracle import judging, smoothing
 
         names = ("user_id", "history", "chosen", "rejected")
         request = judging.as_request(*[[row[name] for row in batch] for name in names])
         for row, doubt in zip(batch, judging.judge(self.oracle, request)["disagreement"], strict=True):
             is_item = np.array([item is not None for item in row["rejected"]])
-            row["epsilon"] = smoothing.clip(np.array(doubt), is_item, settings.align.epsilon_max).tolist()
+            row["epsilon"] = smoothing.clip(np.array(doubt), is_item, self.epsilon_max).tolist()
 
 
 def bare_process(folder: Path) -> tuple[list[dict[str, float]], float]:
@@ -119,10 +112,10 @@ def bare_process(folder: Path) -> tuple[list[dict[str, float]], float]:
 def ray_stage(settings: Settings, inputs: dict[str, str], out: str) -> tuple[list[dict[str, float]], float]:
     """The stage as the pipeline runs it; its metrics and the seconds that are no step."""
     from rosepo_ray.on_ray import trainer
-    from rosepo_ray.stages import align
+    from rosepo_ray.stages.align import align
 
     began = time.perf_counter()
-    align.run(settings, inputs, out)
+    align.start(settings, inputs, out)
     elapsed = time.perf_counter() - began
     rows = trainer.read_metrics(out)
     return rows, elapsed - sum(row["step_seconds"] for row in rows)

@@ -2,7 +2,7 @@
 
 import sys
 
-from rosepo_ray.run.job import main
+from rosepo_ray.run import commands
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], "align", "Align an LLM-based recommender with what its users value (RosePO)."))
+    sys.exit(commands.align(sys.argv[1:], "jobs/align.py"))

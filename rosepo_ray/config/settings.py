@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from pydantic import model_validator
 
+from rosepo_ray.config.align import ROBUST_EPSILON, AlignSettings
+from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.data import DataSettings
-from rosepo_ray.config.operation import (
-    ClusterSettings,
-    EvaluationSettings,
-    MlflowSettings,
-    PromotionSettings,
-    RunSettings,
-)
+from rosepo_ray.config.evaluation import EvaluationSettings
+from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.oracle import OracleSettings, SasrecOracle
 from rosepo_ray.config.policy import PolicySettings, PromptSettings, ScratchPolicy
+from rosepo_ray.config.promotion import PromotionSettings
 from rosepo_ray.config.rejection import Mix, RejectionSettings
+from rosepo_ray.config.run import RunSettings
+from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.section import Section
-from rosepo_ray.config.training import ROBUST_EPSILON, AlignSettings, SftLongerSettings, SftSettings
+from rosepo_ray.config.sft import SftLongerSettings, SftSettings
 
 
 class Settings(Section):
@@ -36,6 +36,7 @@ class Settings(Section):
     rejection: RejectionSettings = RejectionSettings()
     align: AlignSettings = AlignSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    scoring: ScoringSettings = ScoringSettings()
     mlflow: MlflowSettings = MlflowSettings()
     cluster: ClusterSettings = ClusterSettings()
     promotion: PromotionSettings = PromotionSettings()

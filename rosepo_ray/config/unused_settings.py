@@ -83,7 +83,7 @@ RULES = (
         "with oracle.type constant, which has nothing to calibrate; leave it out",
     ),
     Rule(
-        ("evaluation.catalogue_examples", "evaluation.beams", "evaluation.cache_mib"),
+        ("evaluation.catalogue_examples", "evaluation.beams", "scoring.cache_mib"),
         ("prompt.list_candidates",),
         lambda s: s.prompt.list_candidates,
         "with prompt.list_candidates: a prompt that names candidates cannot rank the whole catalogue; leave it out",

@@ -115,8 +115,3 @@ def stop() -> None:
     import ray
 
     ray.shutdown()
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import pyarrow as pa
 import ray
 
 from rosepo_ray import storage
@@ -41,6 +42,11 @@ class Plan:
     columns: Columns
     files: list[SourceFile]
     catalogue: ray.ObjectRef
+
+
+def share(item_ids: pa.Array) -> ray.ObjectRef:
+    """The catalogue in the object store, once for all tasks."""
+    return ray.put(item_ids)
 
 
 def find_source(data: DataSettings, work: str) -> Source:

@@ -8,18 +8,22 @@ worker trains on the batches before, as far ahead as the object store has room. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
+import ray.data
 
-from rosepo_ray.config.oracle import ConstantOracle
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.align import AlignSettings
+from rosepo_ray.config.oracle import ConstantOracle, OracleSettings
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.on_ray import cluster, data_context
-from rosepo_ray.oracle import answers
+from rosepo_ray.on_ray import cluster, data_context, oracle_service
+from rosepo_ray.on_ray.oracle_client import OracleClient
+from rosepo_ray.oracle import answers, smoothing
 from rosepo_ray.process import run_log
 from rosepo_ray.storage import tables
 
@@ -37,95 +41,116 @@ _COLUMNS = [
 _ASK_ROWS = 128
 
 
-def rows(
-    settings: Settings, pairs: str, example_ids: list[str], out: str, app_name: str | None
-) -> Iterator[dict[str, Any]]:
-    """The pairs called `example_ids`, in that order, as dictionaries with `epsilon` and `oracle_version`.
+@dataclass(frozen=True)
+class PairStream:
+    """Called with example_ids it gives these pairs in that order, as dictionaries with `epsilon` and `oracle_version`.
+    Travels to the training workers."""
 
-    Answers go to the alignment stage's folder `out`. `app_name` is the Serve app of the oracle; None where epsilon is
-    constant or replayed.
-    """
-    import ray
+    pairs: str
+    out: str
+    """The alignment stage's folder, where the answers are stored."""
+    oracle: OracleSettings
+    align: AlignSettings
+    app: str | None
+    """The Serve app of the oracle; None where epsilon is constant or replayed."""
 
-    if not example_ids:
-        return
-    position = {row: number for number, row in enumerate(example_ids)}
-    wanted = ray.put(pa.array(example_ids))
+    def await_oracle(self) -> None:
+        """Wait until the oracle can answer. Raises RosepoError where it does not come up."""
+        if self.app is not None:
+            oracle_service.await_running(self.app)
 
-    def select(batch: pa.Table) -> pa.Table:
-        places = pc.index_in(batch["example_id"], value_set=ray.get(wanted))
-        return batch.append_column("place", places.cast(pa.int64())).filter(pc.is_valid(places))
-
-    with data_context.data_context(slow_tasks=True):
-        stream = (
-            ray.data.read_parquet(tables.parts(pairs, "pairs"), columns=_COLUMNS, num_cpus=cluster.READ_CPUS)
-            .map_batches(select, batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
-            .sort("place")
-            .map_batches(
-                AskOracle,
-                fn_constructor_args=(settings, out, app_name, run_log.target()),
-                batch_size=_ASK_ROWS,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=1),
-                num_cpus=cluster.READ_CPUS,
+    def __call__(self, example_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        if not example_ids:
+            return
+        wanted = ray.put(_places(example_ids))
+        with data_context.data_context(slow_tasks=True):
+            stream = (
+                ray.data.read_parquet(
+                    tables.parts(self.pairs, "pairs"), columns=_COLUMNS, num_cpus=cluster.READ_CPUS, partitioning=None
+                )
+                .map_batches(_select, fn_args=(wanted,), batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
+                .sort("place")
+                .map_batches(
+                    AskOracle,
+                    fn_constructor_args=(self, run_log.target()),
+                    batch_size=_ASK_ROWS,
+                    batch_format="pyarrow",
+                    compute=ray.data.ActorPoolStrategy(size=1),
+                    num_cpus=cluster.READ_CPUS,
+                )
             )
-        )
-        for batch in stream.iter_batches(batch_size=_ASK_ROWS, batch_format="pyarrow", prefetch_batches=2):
-            for row in batch.to_pylist():
-                if row["place"] != len(example_ids) - len(position):
-                    raise RosepoError(
-                        f"the pair stream is out of order at {row['example_id']}; this is a bug, report it"
-                    )
-                del position[row["example_id"]]
-                yield row
-    if position:
-        raise RosepoError(f"{len(position)} pairs are missing from {pairs}, among them {next(iter(position))}")
+            given = 0
+            for batch in stream.iter_batches(batch_size=_ASK_ROWS, batch_format="pyarrow", prefetch_batches=2):
+                for row in batch.to_pylist():
+                    if row["place"] != given or row["example_id"] != example_ids[given]:
+                        raise RosepoError(
+                            f"the pair stream gives {row['example_id']} at place {given}, where "
+                            f"{example_ids[given]} belongs: {self.pairs} lacks it, or this is a bug, to be reported"
+                        )
+                    given += 1
+                    yield row
+        if given < len(example_ids):
+            raise RosepoError(
+                f"{len(example_ids) - given} pairs are missing from {self.pairs}, {example_ids[given]} first"
+            )
+
+
+def _places(example_ids: Sequence[str]) -> pa.Table:
+    """The distinct ids, each with the places in the stream where it belongs."""
+    table = pa.table({"example_id": pa.array(example_ids), "place": pa.array(np.arange(len(example_ids)))})
+    return table.group_by("example_id").aggregate([("place", "list")])
+
+
+def _select(batch: pa.Table, wanted: ray.ObjectRef) -> pa.Table:
+    """The rows of a batch that belong in the stream, once for every place."""
+    places = ray.get(wanted)
+    index = pc.index_in(batch["example_id"], value_set=places["example_id"].combine_chunks())
+    lists = places["place_list"].combine_chunks().take(index.combine_chunks())
+    rows = batch.take(pc.list_parent_indices(lists))
+    return rows.append_column("place", pc.list_flatten(lists))
 
 
 class AskOracle:
     """Adds epsilon to each pair: stored answers are kept, the others are asked of the oracle, one call per batch."""
 
-    def __init__(self, settings: Settings, out: str, app_name: str | None, log: run_log.Target | None) -> None:
-        from rosepo_ray.on_ray.oracle_client import OracleClient
-
+    def __init__(self, stream: PairStream, log: run_log.Target | None) -> None:
         run_log.in_worker(log, "ask-oracle")
-        self.settings, self.out = settings, out
-        self.stored = answers.stored(out)
-        replayed = {} if settings.align.replay is None else answers.table(settings.align.replay)
-        if settings.align.replay is not None and not replayed:
+        self.oracle, self.align, self.out = stream.oracle, stream.align, stream.out
+        self.stored = answers.stored(self.out)
+        replayed = {} if self.align.replay is None else answers.table(self.align.replay)
+        if self.align.replay is not None and not replayed:
             raise RosepoError(
-                f"this node finds no smoothing table in align.replay '{settings.align.replay}'; every node must be "
+                f"this node finds no smoothing table in align.replay '{self.align.replay}'; every node must be "
                 "able to read it"
             )
         self.known = replayed | self.stored
-        self.client = None if app_name is None else OracleClient(app_name, batch=_ASK_ROWS)
+        self.client = None if stream.app is None else OracleClient(stream.app, batch=_ASK_ROWS)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.select(["example_id", "user_id", "history", "chosen", "rejected"]).to_pylist()
-        found = {row["example_id"]: self.known[row["example_id"]] for row in rows if row["example_id"] in self.known}
         for row in rows:
-            if row["example_id"] in found and found[row["example_id"]].rejected != row["rejected"]:
+            if row["example_id"] in self.known and self.known[row["example_id"]].rejected != row["rejected"]:
                 raise RosepoError(
                     f"the stored smoothing of {row['example_id']} is for other rejected items: another run wrote it"
                 )
-        missing = [row for row in rows if row["example_id"] not in found]
-        found |= self._ask(missing) if missing else {}
-        fresh = {row["example_id"]: found[row["example_id"]] for row in rows if row["example_id"] not in self.stored}
+        missing = {row["example_id"]: row for row in rows if row["example_id"] not in self.known}
+        if missing:
+            self.known |= self._ask(list(missing.values()))
+        found = [self.known[row["example_id"]] for row in rows]
+        fresh = {
+            row["example_id"]: self.known[row["example_id"]] for row in rows if row["example_id"] not in self.stored
+        }
         answers.store(self.out, fresh)
-        epsilon = [found[row["example_id"]].epsilon for row in rows]
-        versions = [found[row["example_id"]].oracle_version for row in rows]
-        return batch.append_column("epsilon", pa.array(epsilon, pa.list_(pa.float32()))).append_column(
-            "oracle_version", pa.array(versions, pa.string())
-        )
+        self.stored |= fresh
+        return batch.append_column(
+            "epsilon", pa.array([answer.epsilon for answer in found], pa.list_(pa.float32()))
+        ).append_column("oracle_version", pa.array([answer.oracle_version for answer in found], pa.string()))
 
     def _ask(self, missing: list[dict[str, Any]]) -> dict[str, answers.Answer]:
-        from rosepo_ray.oracle import smoothing
-
-        oracle = self.settings.oracle
-        if isinstance(oracle, ConstantOracle) and self.settings.align.replay is None:
-            label = f"constant:{oracle.epsilon:g}"
+        if isinstance(self.oracle, ConstantOracle) and self.align.replay is None:
+            constant, label = self.oracle.epsilon, f"constant:{self.oracle.epsilon:g}"
             return {
-                row["example_id"]: answers.Answer(row["rejected"], [oracle.epsilon] * len(row["rejected"]), label)
+                row["example_id"]: answers.Answer(row["rejected"], [constant] * len(row["rejected"]), label)
                 for row in missing
             }
         if self.client is None:
@@ -139,6 +164,6 @@ class AskOracle:
         found = {}
         for row, doubt, version in zip(missing, answer.disagreement, answer.versions, strict=True):
             is_item = np.array([item is not None for item in row["rejected"]])
-            epsilon = smoothing.clip(doubt, is_item, self.settings.align.epsilon_max)
+            epsilon = smoothing.clip(doubt, is_item, self.align.epsilon_max)
             found[row["example_id"]] = answers.Answer(row["rejected"], epsilon.tolist(), version)
         return found

@@ -7,77 +7,28 @@ has not stored yet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.cluster import ClusterSettings
+from rosepo_ray.data.choice import Choice
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.on_ray import cluster, progress
+from rosepo_ray.on_ray import progress
+from rosepo_ray.on_ray.cluster import ACTOR_CPUS, READ_CPUS
 from rosepo_ray.process import run_log, signals
-from rosepo_ray.seeds import derive
+from rosepo_ray.process.cores import cores
 from rosepo_ray.storage import tables
+
+Actor = Callable[..., Callable[[pa.Table, str], pa.Table]]
+"""Called with the arguments, where the actor starts, it gives what scores the rows of a unit, for its key."""
 
 ROWS = 256
 """Rows of a unit at most: what a kill can cost each actor."""
-_ALL = int(np.iinfo(np.int64).max)
-"""The edge that takes every row of a split."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The rows of `examples` to score: of each split those whose hash of (seed, purpose, example_id) is at most its
-    edge, which takes as many as were asked for."""
-
-    purpose: str
-    seed: int
-    edges: tuple[tuple[str, int], ...]
-    """(split, edge) of each split that has one."""
-
-    @lru_cache(maxsize=1)  # noqa: B019 - of one part, which a process that reads for units meets many times in a row
-    def rows(self, part: str) -> pa.Table:
-        """The chosen rows of one part of `examples`, in its order."""
-        table = tables.read_part(part, "examples")
-        return table.filter(pa.array(self.mask(table)))
-
-    def mask(self, table: pa.Table) -> np.ndarray:
-        """Which rows of a table with the columns `split` and `example_id` are chosen: bool [rows]."""
-        of_split = dict(self.edges)
-        edges = np.array([of_split.get(split, -1) for split in table["split"].to_pylist()], np.int64)
-        mask, sampled = edges >= 0, (edges >= 0) & (edges < _ALL)
-        if sampled.any():
-            ids = table.filter(pa.array(sampled))["example_id"].to_pylist()
-            mask[sampled] = _hashes(self.seed, self.purpose, ids) <= edges[sampled]
-        return mask
-
-
-def _hashes(seed: int, purpose: str, example_ids: Sequence[str]) -> np.ndarray:
-    return np.fromiter((derive(seed, purpose, row) for row in example_ids), np.int64, len(example_ids))
-
-
-def choose(data: str, limits: Mapping[str, int | None], seed: int, purpose: str) -> Choice:
-    """Up to `limits[split]` rows of each split (None: all of them), the ones with the smallest hashes."""
-    edges = dict.fromkeys(limits, _ALL)
-    for split, limit in limits.items():
-        if limit is None:
-            continue
-        if limit == 0:
-            edges[split] = -1
-            continue
-        found = [np.empty(0, np.int64)]
-        for part in tables.parts(data, "examples"):
-            ids = tables.read_part(part, "examples", ["example_id", "split"])
-            mine = ids.filter(pc.equal(ids["split"], split))["example_id"].to_pylist()
-            found.append(_hashes(seed, purpose, mine))
-        hashes = np.concatenate(found)
-        if limit < len(hashes):
-            edges[split] = int(np.partition(hashes, limit - 1)[limit - 1])
-    return Choice(purpose, seed, tuple(edges.items()))
 
 
 @dataclass(frozen=True)
@@ -103,11 +54,11 @@ def plan(data: str, choice: Choice) -> list[Unit]:
 
 
 def complete(
-    settings: Settings,
+    cluster: ClusterSettings,
     name: str,
     units: Sequence[Unit],
     read: Callable[[Unit], pa.Table],
-    actor: type,
+    actor: Actor,
     arguments: tuple[Any, ...],
     schema: str,
     folder: Callable[[Unit], str],
@@ -119,7 +70,7 @@ def complete(
     rows = _rows(units)
     with progress.counting(name, rows) as line:
         line.update(rows - _rows(missing))
-        for unit, scored in run(settings, missing, read, actor, arguments):
+        for unit, scored in run(cluster, missing, read, actor, arguments):
             tables.write_part(folder(unit), schema, unit.number, scored)
             line.update(line.done + scored.num_rows)
     return rows
@@ -130,10 +81,10 @@ def _rows(units: Iterable[Unit]) -> int:
 
 
 def run(
-    settings: Settings,
+    cluster: ClusterSettings,
     units: Sequence[Unit],
     read: Callable[[Unit], pa.Table],
-    actor: type,
+    actor: Actor,
     arguments: tuple[Any, ...],
 ) -> Iterator[tuple[Unit, pa.Table]]:
     """Each unit with what `actor(*arguments)` makes of it, on Ray Data actors, in order.
@@ -158,15 +109,15 @@ def run(
         stream = (
             # One block a unit all the way: a task that runs again makes the same rows, scored in the same batches.
             ray.data.from_items([{"index": n} for n in range(len(units))], override_num_blocks=len(units))
-            .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
+            .map_batches(load, batch_size=None, batch_format="pyarrow", num_cpus=READ_CPUS)
             .map_batches(
                 _OneUnit,
-                fn_constructor_args=(actor, arguments, [unit.key for unit in units], run_log.target()),
+                fn_constructor_args=(actor, arguments, [unit.key for unit in units], cluster.actors, run_log.target()),
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=min(settings.cluster.actors, len(units))),
-                num_cpus=cluster.ACTOR_CPUS,
-                num_gpus=int(settings.cluster.use_gpu),
+                compute=ray.data.ActorPoolStrategy(size=min(cluster.actors, len(units))),
+                num_cpus=ACTOR_CPUS,
+                num_gpus=int(cluster.use_gpu),
             )
         )
         for block in stream.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -180,7 +131,12 @@ def run(
 class _OneUnit:
     """What Ray Data starts: holds the stage's actor and hands it one unit after the other."""
 
-    def __init__(self, actor: type, arguments: tuple[Any, ...], keys: list[str], log: run_log.Target | None) -> None:
+    def __init__(
+        self, actor: Actor, arguments: tuple[Any, ...], keys: list[str], actors: int, log: run_log.Target | None
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(max(1, cores() // actors))
         self.refusal: RosepoError | None = None
         try:
             with run_log.in_worker(log, actor.__name__.lower()):

@@ -2,75 +2,62 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rosepo_ray import storage
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.training import FitSettings
 from rosepo_ray.errors import RosepoError, original, short
-from rosepo_ray.on_ray import cluster, progress
+from rosepo_ray.on_ray import progress
 from rosepo_ray.process import run_log, signals
+from rosepo_ray.process.cores import cores
+from rosepo_ray.training.program import Build, Program
 
 _STOP = "stop"
 """A file of this name in the training folder asks the workers for a checkpoint and an early end."""
 _POLL_SECONDS = 0.5
 
 
-class Program(Protocol):
-    """What a stage trains. Built on every worker by `MODULE.program(arguments, world)`."""
+def train(
+    name: str, build: Build, fit: FitSettings, steps: int, out: str, cluster: ClusterSettings, grace: float
+) -> dict[str, float]:
+    """Train `steps` steps under that name; leaves `out/model/` and `out/metrics.jsonl`, returns the last step's
+    figures. Started again, it goes on from the newest whole checkpoint in `out/checkpoints/`.
 
-    module: Any
-
-    def batches(self, start: int) -> Iterator[list[Any]]:
-        """This rank's micro-batches from step `start` on."""
-
-    def loss(self, outputs: Any, micro: Any) -> tuple[Any, dict[str, float]]: ...
-
-    def save(self, folder: Path) -> None:
-        """Write the trained model."""
-
-
-def run(
-    name: str, settings: Settings, fit: FitSettings, steps: int, module: str, arguments: dict[str, Any], out: str
-) -> None:
-    """Train `steps` steps under that name; leaves `out/model/` and `out/metrics.jsonl`. Started again, it goes on from
-    the newest whole checkpoint in `out/checkpoints/`.
-
-    `module` names the stage module whose `program(arguments, world)` builds the :class:`Program`. Asked to stop
-    (`termination`), the workers get `run.grace_seconds` for a checkpoint; raises Stopped then.
+    `build` makes the program on each worker. Asked to stop (`signals`), the workers get `grace` seconds for a
+    checkpoint; raises Stopped then.
     """
     if storage.exists(storage.join(out, "metrics.jsonl")):
         # Trained to the end, then killed before the marker: only the tidying is missing.
         _tidy(out)
-        return
+        return read_metrics(out)[-1]
     storage.remove_file(storage.join(out, _STOP))
     with progress.board(name, steps) as board:
         config = {
-            "module": module,
-            "arguments": arguments,
+            "build": build,
             "fit": fit,
             "steps": steps,
             "out": out,
             "log": run_log.target(),
-            "threads": settings.cluster.threads,
+            "threads": cluster.threads,
             "board": board,
         }
-        reached = _fit(settings, config, out)
+        reached = _fit(cluster, config, out, grace)
     if reached < steps:
         raise signals.stopped(f"checkpoint at step {reached} of {steps} of {name}")
     assemble_metrics(out)
     _tidy(out)
     signals.raise_if_asked()  # asked during the last steps
+    return read_metrics(out)[-1]
 
 
-def _fit(settings: Settings, config: dict[str, Any], out: str) -> int:
+def _fit(cluster: ClusterSettings, config: dict[str, Any], out: str, grace: float) -> int:
     """Run the workers; returns the step that they reached. Raises what ended them, and Stopped where they could not
     end within the grace time."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
@@ -80,15 +67,15 @@ def _fit(settings: Settings, config: dict[str, Any], out: str) -> int:
         _worker,
         train_loop_config=config,
         scaling_config=ScalingConfig(
-            num_workers=settings.cluster.workers,
-            use_gpu=settings.cluster.use_gpu,
-            resources_per_worker={"CPU": 1, **({"GPU": 1} if settings.cluster.use_gpu else {})},
+            num_workers=cluster.workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker={"CPU": 1, **({"GPU": 1} if cluster.use_gpu else {})},
         ),
-        torch_config=TorchConfig(backend="nccl" if settings.cluster.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         run_config=RunConfig(
             name="train",
             storage_path=out if "://" in out else str(Path(out).absolute()),
-            failure_config=FailureConfig(max_failures=settings.cluster.max_failures),
+            failure_config=FailureConfig(max_failures=cluster.max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -105,14 +92,12 @@ def _fit(settings: Settings, config: dict[str, Any], out: str) -> int:
     thread = threading.Thread(target=train, daemon=True)
     with signals.deferred() as asked:
         thread.start()
-        wait(thread, asked, storage.join(out, _STOP), settings.run.grace_seconds)
+        wait(thread, asked, storage.join(out, _STOP), grace)
     for error in (*failed, *(answer for answer in done if isinstance(answer, BaseException))):
         found = original(error)
         if found is not None:
             raise found from error
-        raise RosepoError(
-            f"training failed after {settings.cluster.max_failures} restart(s): {short(error)}"
-        ) from error
+        raise RosepoError(f"training failed after {cluster.max_failures} restart(s): {short(error)}") from error
     return int(done[0])
 
 
@@ -147,11 +132,11 @@ def _worker(config: dict[str, Any]) -> int | RosepoError:
 
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device())
-    torch.set_num_threads(config["threads"] or cluster.cores() // context.get_local_world_size() or 1)
+    torch.set_num_threads(config["threads"] or cores() // context.get_local_world_size() or 1)
     with run_log.in_worker(config["log"], f"train-{world.rank}"):
         refusal: RosepoError | None = None
         try:
-            program: Program = importlib.import_module(config["module"]).program(config["arguments"], world)
+            program: Program = config["build"](world)
         except RosepoError as error:
             refusal = error
         if refusal is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from rosepo_ray.config.operation import PromotionSettings
+from rosepo_ray.config.promotion import PromotionSettings
 from rosepo_ray.errors import Refused
 from rosepo_ray.evaluation import significance
 from rosepo_ray.evaluation.ranking import place_metrics

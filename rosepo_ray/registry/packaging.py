@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 import rosepo_ray
 from rosepo_ray import storage
-from rosepo_ray.config.operation import EvaluationSettings
+from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.process.redaction import redact
 from rosepo_ray.registry import requests
@@ -57,7 +57,7 @@ def policy_hash(policy: str) -> str:
     return digest.hexdigest()
 
 
-def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits: EvaluationSettings) -> str:
+def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits: ScoringSettings) -> str:
     """Log the policy folder at `policy` as a pyfunc in the run `align`; returns its `models:/…` URI.
 
     Args:

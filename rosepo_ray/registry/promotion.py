@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rosepo_ray.config.operation import PromotionSettings
+from rosepo_ray.config.promotion import PromotionSettings
 from rosepo_ray.errors import BadInput, Refused
 from rosepo_ray.registry import gates
 from rosepo_ray.registry.packaging import EVIDENCE

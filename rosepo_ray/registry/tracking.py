@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_ray import storage
-from rosepo_ray.config.operation import MlflowSettings
+from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.process.redaction import flatten, redact

@@ -6,6 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import yaml
@@ -15,15 +16,15 @@ from rosepo_ray.config.sources import Command, parse
 from rosepo_ray.errors import INTERRUPTED, BadInput, NoSpace, RosepoError, short
 
 
-def main(argv: Sequence[str], name: str, description: str, only: str | None = None) -> int:
-    """Run the pipeline, or `only` one of its stages; returns the exit code (2: the input cannot work).
+def main(argv: Sequence[str], prog: str, description: str, only: str | None = None) -> int:
+    """Run the pipeline, or `only` one of its stages, as the command `prog`; returns the exit code (2: bad input).
 
     What fails before the run directory exists is one sentence; later failures also name the log and what continues.
     """
     from rosepo_ray.storage import disk_space
 
     try:
-        command = parse(argv, f"jobs/{name}.py", description)
+        command = parse(argv, prog, description)
         from rosepo_ray.run import directory
 
         run_dir = directory.resolve(command.settings, command.recipe)
@@ -122,6 +123,6 @@ def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -
 
 
 def _register(settings: Settings, run_dir: str, finished: dict[str, Any]) -> dict[str, Any]:
-    from rosepo_ray.stages import register
+    from rosepo_ray.stages.register import register
 
-    return register.run(settings, {name: result.folder for name, result in finished.items()}, run_dir)
+    return asdict(register(settings, {name: result.folder for name, result in finished.items()}, run_dir))

@@ -5,63 +5,27 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rosepo_ray import __version__, storage
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.stage import POLICIES, Stage
 from rosepo_ray.errors import BadInput, RosepoError, short
 from rosepo_ray.process import run_log, signals
 from rosepo_ray.process.run_log import LOGGER
+from rosepo_ray.stages.align import align
+from rosepo_ray.stages.calibrate import calibrate
+from rosepo_ray.stages.data import data
+from rosepo_ray.stages.evaluate import evaluate
+from rosepo_ray.stages.oracle import oracle
+from rosepo_ray.stages.reject import reject
+from rosepo_ray.stages.sft import sft
+from rosepo_ray.stages.sft_longer import sft_longer
 from rosepo_ray.storage import disk_space, done
 
-RunStage = Callable[[Settings, dict[str, str], str], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the pipeline. `settings` are dotted names of what its result depends on."""
-
-    name: str
-    needs: tuple[str, ...]
-    settings: tuple[str, ...]
-    wanted: Callable[[Settings], bool] = lambda settings: True
-    rewrites: bool = True
-    """Start with an empty folder. The other stages go on from what theirs holds: checkpoints, or finished units."""
-
-    def run(self, settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
-        module, function = ("sft", "run_longer") if self.name == "sft_longer" else (self.name, "run")
-        imported = __import__(f"rosepo_ray.stages.{module}", fromlist=[function])
-        return dict(getattr(imported, function)(settings, inputs, out))
-
-
-def _has_oracle(settings: Settings) -> bool:
-    return settings.oracle.type != "constant"
-
-
-STAGES = (
-    Stage("data", (), ("data",)),
-    Stage("sft", ("data",), ("seed", "policy", "prompt", "sft"), rewrites=False),
-    Stage("oracle", ("data",), ("seed", "oracle"), wanted=_has_oracle, rewrites=False),
-    Stage("reject", ("data", "sft"), ("seed", "rejection"), rewrites=False),
-    Stage("calibrate", ("oracle", "reject"), ("align.epsilon_max",), wanted=_has_oracle),
-    Stage("align", ("data", "sft", "reject", "calibrate"), ("seed", "oracle", "align"), rewrites=False),
-    Stage(
-        "sft_longer",
-        ("data", "sft", "align"),
-        ("seed", "sft_longer", "align"),
-        wanted=lambda settings: settings.sft_longer.enabled,
-        rewrites=False,
-    ),
-    Stage(
-        "evaluate",
-        ("data", "calibrate", "sft", "sft_longer", "align"),
-        ("seed", "evaluation", "rejection.encoder"),
-        rewrites=False,
-    ),
-)
+STAGES = (data, sft, oracle, reject, calibrate, align, sft_longer, evaluate)
 
 
 @dataclass(frozen=True)
@@ -80,14 +44,20 @@ def plan(settings: Settings, run_dir: str) -> list[Planned]:
     for stage in STAGES:
         if not stage.wanted(settings):
             continue
-        inputs = {p.stage.name: p.folder for p in planned if p.stage.name in stage.needs}
-        values = {name: _value(settings, name) for name in stage.settings}
+        inputs = _inputs(stage, planned)
         # The version counts: another version of the code may give another result. The folder's parent does not.
         before = {name: folder.rpartition("/")[2] for name, folder in inputs.items()}
-        known = [__version__, values, before, _input_files(settings) if stage.name == "data" else []]
+        known = [__version__, stage.values(settings), before, _input_files(settings) if stage is data else []]
         folder = storage.join(run_dir, stage.name, done.fingerprint(known))
         planned.append(Planned(stage, folder, inputs, _marker(folder)))
     return planned
+
+
+def _inputs(stage: Stage, planned: list[Planned]) -> dict[str, str]:
+    inputs = {p.stage.name: p.folder for p in planned if p.stage.name in stage.needs}
+    if POLICIES in stage.needs:
+        inputs |= {p.stage.policy: p.folder for p in planned if p.stage.policy is not None}
+    return inputs
 
 
 def _marker(folder: str) -> dict[str, Any] | None:
@@ -97,13 +67,6 @@ def _marker(folder: str) -> dict[str, Any] | None:
         raise BadInput(
             f"{folder}/{done.NAME} is damaged ({error}); remove that folder, and its stage runs again"
         ) from error
-
-
-def _value(settings: Settings, name: str) -> Any:
-    value: Any = settings
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value.model_dump() if hasattr(value, "model_dump") else value
 
 
 def _input_files(settings: Settings) -> list[Any]:
@@ -141,11 +104,9 @@ def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, 
         found = [step for step in planned if step.stage.name == only]
         if not found:
             raise BadInput(f"these settings have no stage {only}; see --dry-run for the stages")
-        missing = [s.stage.name for s in planned if s.stage.name in found[0].inputs and s.done is None]
+        missing = [s.stage.name for s in planned if s.folder in found[0].inputs.values() and s.done is None]
         if missing:
-            raise BadInput(
-                f"{only} needs {' and '.join(missing)} in {run_dir}; run {' and '.join(map(_job, missing))} first"
-            )
+            raise BadInput(f"{only} needs {' and '.join(missing)} in {run_dir}; run jobs/stage.py {missing[0]} first")
         planned = found
     for step in planned:
         signals.raise_if_asked()
@@ -158,11 +119,6 @@ def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, 
     return results
 
 
-def _job(stage: str) -> str:
-    name = {"data": "prepare_data", "align": "align_only"}.get(stage, stage)
-    return f"jobs/{name}.py"
-
-
 def _run_stage(settings: Settings, step: Planned) -> Finished:
     with run_log.stage(step.stage.name):
         LOGGER.info("%-10s …", step.stage.name)
@@ -172,7 +128,7 @@ def _run_stage(settings: Settings, step: Planned) -> Finished:
                 storage.remove_folder(step.folder)
             else:
                 storage.remove_leftovers(step.folder)
-            info = step.stage.run(settings, step.inputs, step.folder)
+            info = step.stage.start(settings, step.inputs, step.folder)
             seconds = time.monotonic() - began
             done.write(step.folder, info, seconds)
         except Exception as error:

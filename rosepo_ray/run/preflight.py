@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pyarrow.compute as pc
 
+from rosepo_ray.config.align import ROBUST_EPSILON
 from rosepo_ray.config.policy import PretrainedPolicy
 from rosepo_ray.config.settings import Settings
-from rosepo_ray.config.training import ROBUST_EPSILON
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import cluster
 from rosepo_ray.storage import tables

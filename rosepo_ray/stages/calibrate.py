@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from rosepo_ray import storage
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.align import AlignSettings
+from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.storage import tables
 
 _COLUMNS = ["user_id", "split", "history", "chosen", "rejected"]
 
 
-def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
-    """Fit T, save the oracle with it in `oracle/`, report ECE, pair accuracy and mean epsilon.
+@dataclass(frozen=True)
+class CalibrateResult:
+    version: str
+    """Of the oracle with its temperature."""
+    temperature: float
+    ece: float
+    pair_accuracy: float
+    pairs: int
+    epsilon: dict[str, float]
+    """Mean over the pairs of a split. The oracle has seen the training pairs, so it may be too sure of them."""
 
-    The mean epsilon is given for training and validation pairs: the oracle has seen the former, so it may be too
-    sure of them.
-    """
+
+@stage(needs=("oracle", "reject"), wanted=lambda settings: settings.oracle.type != "constant", rewrites=True)
+def calibrate(inputs: Inputs, out: str, *, align: AlignSettings) -> CalibrateResult:
+    """Fit the oracle's temperature on validation pairs and save the oracle with it in `oracle/`."""
     from rosepo_ray.oracle import calibration, smoothing, store
 
     oracle = store.load(storage.join(inputs["oracle"], "oracle"))
@@ -27,17 +38,14 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
         split: _differences(oracle, tables.read(inputs["reject"], "pairs", _COLUMNS, split=split))
         for split in ("train", "validation")
     }
-    judged = differences["validation"]
-    temperature = calibration.fit_temperature(judged)
-    version = store.save(oracle.with_temperature(temperature), storage.join(out, "oracle"))
-    bound = settings.align.epsilon_max
-    return {
-        "version": version,
-        **calibration.report(judged, temperature),
-        "epsilon": {
-            split: float(smoothing.epsilon(values, temperature, bound).mean()) for split, values in differences.items()
-        },
+    temperature = calibration.fit_temperature(differences["validation"])
+    means = {
+        split: float(smoothing.epsilon(values, temperature, align.epsilon_max).mean())
+        for split, values in differences.items()
     }
+    report: dict[str, Any] = calibration.report(differences["validation"], temperature)
+    version = store.save(oracle.with_temperature(temperature), storage.join(out, "oracle"))
+    return CalibrateResult(version=version, epsilon=means, **report)
 
 
 def _differences(oracle: Any, pairs: pa.Table) -> np.ndarray:

@@ -7,15 +7,15 @@ part of each per partition. The driver holds the catalogue and counters, never t
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from rosepo_ray import storage
 from rosepo_ray.config.data import DataSettings
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.data.protocol import hashes, split
 from rosepo_ray.data.reading import items
 from rosepo_ray.errors import BadInput
@@ -27,9 +27,19 @@ _WORK = "_partitions"
 _TABLES = ("items", "sequences", "taken", "examples", "dropped")
 
 
-def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
-    """Writes the four tables below `out`, and `dropped` where rows were left out; returns {"counts", "dataset",
-    "protocol", "split"}.
+@dataclass(frozen=True)
+class DataResult:
+    counts: dict[str, Any]
+    dataset: str
+    """Hash of the log and the items."""
+    protocol: str
+    """Hash of the judged rows and of what they depend on."""
+    split: str
+
+
+@stage(rewrites=True)
+def data(inputs: Inputs, out: str, *, data: DataSettings) -> DataResult:
+    """Read logs and items into `items`, `sequences`, `taken` and `examples`, and `dropped` where rows were left out.
 
     The rows of the log are counts.interactions + the sum of counts.dropped; of the interactions each is unknown, a
     duplicate, filtered or kept.
@@ -40,7 +50,7 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
         out = storage.filesystem(out)[1]  # absolute: a worker may have another working directory
     _clear(out)
     try:
-        return _run(settings.data, out)
+        return _run(data, out)
     except BaseException:
         _clear(out)
         raise
@@ -53,7 +63,7 @@ def _clear(out: str) -> None:
         storage.remove_folder(storage.join(out, name))
 
 
-def _run(data: DataSettings, out: str) -> dict[str, Any]:
+def _run(data: DataSettings, out: str) -> DataResult:
     source = log_plan.find_source(data, storage.join(out, _WORK))
     by_time = log_plan.splits_by_time(data, source)
     item_table = items.read_items(source.items, source.columns, genres=source.genres, separator=source.separator)
@@ -70,7 +80,7 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
         data=data,
         columns=source.columns,
         files=source.interactions,
-        catalogue=ray.put(item_table["item_id"].combine_chunks()),
+        catalogue=log_plan.share(item_table["item_id"].combine_chunks()),
     )
     scattered = scatter(plan)
     ordered = list(log_build.each(log_build.order_partition, plan, scattered))
@@ -107,12 +117,12 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
     column = pa.array(popularity)
     tables.write_part(out, "items", 0, item_table.set_column(3, "popularity", column))
     how = "time" if by_time else "last_two"
-    return {
-        "counts": {**counts, "examples": made},
-        "dataset": hashes.digest(
+    return DataResult(
+        counts={**counts, "examples": made},
+        dataset=hashes.digest(
             hashes.add(*(part["log"] for part in ordered)), items=f"{hashes.table_sum(item_table):064x}"
         ),
-        "protocol": hashes.digest(
+        protocol=hashes.digest(
             rows,
             split=how,
             min_rating=data.min_rating,
@@ -120,8 +130,8 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
             candidates=data.candidates,
             seed=data.seed,
         ),
-        "split": how,
-    }
+        split=how,
+    )
 
 
 def _summary(counts: dict[str, Any], data: DataSettings) -> str:

@@ -3,97 +3,109 @@ a title freely."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 
 from rosepo_ray import storage
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.cluster import ClusterSettings
+from rosepo_ray.config.data import DataSettings
+from rosepo_ray.config.evaluation import EvaluationSettings
+from rosepo_ray.config.policy import PromptSettings
+from rosepo_ray.config.rejection import RejectionSettings
+from rosepo_ray.config.scoring import ScoringSettings
+from rosepo_ray.config.stage import POLICIES, Inputs, stage
+from rosepo_ray.data.choice import Choice
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.on_ray import cluster, scoring
 from rosepo_ray.storage import tables
 
-POLICIES = ("sft", "sft_longer", "align")
-_NAMES = {"align": "aligned"}
+
+@dataclass(frozen=True)
+class EvaluateResult:
+    """See :func:`rosepo_ray.evaluation.metrics.evaluate` for all but the first two."""
+
+    split: str
+    rows: int
+    models: dict[str, Any]
+    differences: dict[str, Any]
+    target_arp: float
+    notes: dict[str, Any]
 
 
-def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
-    """Leaves `predictions/MODEL/` for each model and returns the metrics (see evaluation.metrics.evaluate)."""
+@stage(needs=("data", "calibrate", POLICIES))
+def evaluate(
+    inputs: Inputs,
+    out: str,
+    *,
+    seed: int,
+    data: DataSettings,
+    prompt: PromptSettings,
+    rejection: RejectionSettings,
+    evaluation: EvaluationSettings,
+    scoring: ScoringSettings,
+    cluster: ClusterSettings,
+) -> EvaluateResult:
+    """Judge every model on the same rows; leaves `predictions/MODEL/` and the metrics in `evaluation.json`."""
     from rosepo_ray.catalogue.encoders import build_encoder
-    from rosepo_ray.evaluation import controls
-    from rosepo_ray.evaluation.metrics import evaluate
+    from rosepo_ray.evaluation import controls, judged_rows, metrics
     from rosepo_ray.oracle import store
 
-    choice, ranked = _choices(settings, inputs["data"])
-    examples = _rows(choice, inputs["data"])
+    choice = judged_rows.judged(evaluation, inputs["data"], data.seed)
+    ranked = judged_rows.ranked(evaluation, inputs["data"], data.seed, listed=prompt.list_candidates)
+    examples = choice.all_rows(inputs["data"])
     if not examples.num_rows:
-        raise BadInput(f"the {settings.evaluation.split} split has no examples, so nothing can be evaluated")
+        raise BadInput(f"the {evaluation.split} split has no examples, so nothing can be evaluated")
     items = tables.read(inputs["data"], "items")
     chosen = set(examples.filter(pa.array(ranked.mask(examples)))["example_id"].to_pylist())
     predictions = {"popular": controls.popular(examples, items, chosen)}
-    if settings.oracle.type != "constant":
+    if "calibrate" in inputs:
         scorer = store.load(storage.join(inputs["calibrate"], "oracle"))
         predictions["oracle"] = controls.oracle(scorer, examples, items, chosen)
     for name, table in predictions.items():
         tables.write_part(storage.join(out, "predictions", name), "predictions", 0, table)
-    policies = {_NAMES.get(stage, stage): inputs[stage] for stage in POLICIES if stage in inputs}
-    predictions |= _policies(settings, inputs["data"], policies, choice, ranked, out)
-    encoder = build_encoder(settings.rejection.encoder, items["title"].to_pylist())
-    sequences = tables.read(inputs["data"], "sequences")
-    result = evaluate(
+    policies = {name: inputs[name] for name in inputs if name not in ("data", "calibrate", "aligned")}
+    policies["aligned"] = inputs["aligned"]  # last in every table
+    arguments = (inputs["data"], policies, evaluation, scoring, "cuda" if cluster.use_gpu else "cpu")
+    predictions |= _answers(inputs["data"], policies, choice, ranked, arguments, cluster, out)
+    result = metrics.evaluate(
         predictions,
         examples,
         items,
-        sequences,
-        encoder,
-        listed=settings.prompt.list_candidates,
-        draws=settings.evaluation.draws,
-        seed=settings.seed,
+        tables.read(inputs["data"], "sequences"),
+        build_encoder(rejection.encoder, items["title"].to_pylist()),
+        listed=prompt.list_candidates,
+        draws=evaluation.draws,
+        seed=seed,
     )
     storage.write_json(storage.join(out, "evaluation.json"), result)
-    return {"split": settings.evaluation.split, "rows": examples.num_rows, **result}
+    return EvaluateResult(split=evaluation.split, rows=examples.num_rows, **result)
 
 
-def judged(settings: Settings, data: str) -> pa.Table:
-    """The examples that are judged."""
-    return _rows(_choices(settings, data)[0], data)
-
-
-def _rows(choice: scoring.Choice, data: str) -> pa.Table:
-    return pa.concat_tables([choice.rows(part) for part in tables.parts(data, "examples")])
-
-
-def _choices(settings: Settings, data: str) -> tuple[scoring.Choice, scoring.Choice]:
-    """The examples to judge, and those of them whose whole catalogue is ranked."""
-    chosen = settings.evaluation
-    ranked = 0 if settings.prompt.list_candidates else chosen.catalogue_examples
-    if ranked is None or (chosen.examples is not None and chosen.examples < ranked):
-        ranked = chosen.examples
-    # A sample is fixed by data.seed, so all training seeds share it; the smaller sample lies within the larger.
-    first, second = (
-        scoring.choose(data, {chosen.split: limit}, settings.data.seed, "evaluation")
-        for limit in (chosen.examples, ranked)
-    )
-    return first, second
-
-
-def _policies(
-    settings: Settings, data: str, policies: dict[str, str], choice: scoring.Choice, ranked: scoring.Choice, out: str
+def _answers(
+    data: str,
+    policies: Mapping[str, str],
+    choice: Choice,
+    ranked: Choice,
+    arguments: tuple[Any, ...],
+    cluster: ClusterSettings,
+    out: str,
 ) -> dict[str, pa.Table]:
     """Ray Data actors go through model after model, holding one policy at a time; units stored before are kept."""
+    from rosepo_ray.on_ray import scoring as units
+
     parts = tables.parts(data, "examples")
     folders = {model: storage.join(out, "predictions", model) for model in policies}
-    cut = scoring.plan(data, choice)
+    cut = units.plan(data, choice)
     planned = [replace(unit, key=model) for model in policies for unit in cut]
 
-    def read(unit: scoring.Unit) -> pa.Table:
+    def read(unit: units.Unit) -> pa.Table:
         rows = choice.rows(parts[unit.part])[unit.start : unit.stop]
         return rows.append_column("rank_all", pa.array(ranked.mask(rows)))
 
-    arguments = (settings, data, policies)
-    rows = scoring.complete(
-        settings, "evaluate", planned, read, Evaluator, arguments, "predictions", lambda unit: folders[unit.key]
+    rows = units.complete(
+        cluster, "evaluate", planned, read, OnePolicy, arguments, "predictions", lambda unit: folders[unit.key]
     )
     found = {model: tables.read(folder, "predictions") for model, folder in folders.items()}
     for model, table in found.items():
@@ -104,96 +116,33 @@ def _policies(
     return found
 
 
-class Evaluator:
-    """The actor: ranks candidates and the catalogue, and writes freely, with the policy that a unit names."""
+class OnePolicy:
+    """What an actor holds: the policy that the newest unit names."""
 
-    def __init__(self, settings: Settings, data: str, policies: dict[str, str]) -> None:
-        import torch
-
-        from rosepo_ray.catalogue.title_index import TitleIndex
-
-        torch.set_num_threads(max(1, cluster.cores() // settings.cluster.actors))
-        self.settings, self.policies = settings, policies
-        items = tables.read(data, "items", ["item_id", "title"])
-        self.item_ids, self.names = items["item_id"].to_pylist(), items["title"].to_pylist()
-        self.title_of = dict(zip(self.item_ids, self.names, strict=True))
-        self.titles = TitleIndex(self.title_of)
+    def __init__(
+        self,
+        data: str,
+        policies: Mapping[str, str],
+        evaluation: EvaluationSettings,
+        limits: ScoringSettings,
+        device: str,
+    ) -> None:
+        self.policies, self.evaluation, self.limits, self.device = policies, evaluation, limits, device
+        self.items = tables.read(data, "items", ["item_id", "title"])
         self.model = ""
+        self.evaluator: Any = None
 
-    def __call__(self, batch: pa.Table, key: str) -> pa.Table:
-        self._hold(key)
-        return tables.from_rows("predictions", self._answer(batch.to_pylist()))
-
-    def _hold(self, model: str) -> None:
-        from rosepo_ray.policy import store
-        from rosepo_ray.policy.search.title_trie import TitleTrie
-
+    def __call__(self, rows: pa.Table, model: str) -> pa.Table:
         if model != self.model:
-            self.policy: Any = None  # the old one goes before the new one comes
-            with storage.local_folder(storage.join(self.policies[model], "model")) as folder:
-                self.policy = store.load(folder, "cuda" if self.settings.cluster.use_gpu else "cpu")
-            self.model = model
-            self.trie = TitleTrie.build(self.policy.prompter, self.names, self.item_ids)
+            self._load(model)
+        return tables.from_rows("predictions", self.evaluator.predictions(rows.to_pylist()))
 
-    def _answer(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        from rosepo_ray.evaluation.controls import prediction
-        from rosepo_ray.policy.generation import generate
-        from rosepo_ray.policy.prompts import Request
-        from rosepo_ray.policy.scoring import score
+    def _load(self, model: str) -> None:
+        from rosepo_ray.evaluation.evaluator import Evaluator
+        from rosepo_ray.policy import store
 
-        chosen = self.settings.evaluation
-        requests = []
-        for row in rows:
-            candidates = [self.title_of[item] for item in row["candidates"]]
-            requests.append(Request([self.title_of[item] for item in row["history"]], candidates, candidates))
-        logps = score(self.policy, requests, chosen.batch, chosen.tokens)
-        out = [prediction(row, values) for row, values in zip(rows, logps, strict=True)]
-        if chosen.generate:
-            longest = self.trie.longest
-            texts = generate(
-                self.policy, requests, chosen.batch, longest, tokens=chosen.tokens, cache_mib=chosen.cache_mib
-            )
-            for answer, text in zip(out, texts, strict=True):
-                answer |= {"generated": text, "outcome": self.titles.outcome(text)[0]}
-        ranked = [number for number, row in enumerate(rows) if row["rank_all"]]
-        if ranked:
-            found = self._rank_catalogue([rows[n]["example_id"] for n in ranked], [requests[n] for n in ranked])
-            for number, answer in zip(ranked, found, strict=True):
-                out[number] |= answer
-        return out
-
-    def _rank_catalogue(self, row_ids: list[str], requests: list[Any]) -> list[dict[str, Any]]:
-        from rosepo_ray.evaluation.whole_catalogue import TOP
-        from rosepo_ray.policy.search.constrained import generate_items
-        from rosepo_ray.policy.search.ranking import top_k
-
-        chosen = self.settings.evaluation
-        prompts = [self.policy.prompter.prompt_ids(request) for request in requests]
-        best = top_k(
-            self.policy,
-            self.trie,
-            prompts,
-            TOP,
-            row_ids,
-            batch=chosen.batch,
-            tokens=chosen.tokens,
-            cache_mib=chosen.cache_mib,
-        )
-        out: list[dict[str, Any]] = [
-            {"top": [self.item_ids[item] for item in found.items], "top_scores": found.scores.tolist()}
-            for found in best
-        ]
-        if chosen.beams:
-            written = generate_items(
-                self.policy,
-                self.trie,
-                prompts,
-                row_ids,
-                chosen.batch,
-                chosen.beams,
-                tokens=chosen.tokens,
-                cache_mib=chosen.cache_mib,
-            )
-            for answer, item in zip(out, written, strict=True):
-                answer["written_item"] = self.item_ids[item]
-        return out
+        self.evaluator = None  # the old policy goes before the new one comes
+        with storage.local_folder(storage.join(self.policies[model], "model")) as folder:
+            policy = store.load(folder, self.device)
+        item_ids, titles = (self.items[name].to_pylist() for name in ("item_id", "title"))
+        self.evaluator, self.model = Evaluator(policy, item_ids, titles, self.evaluation, self.limits), model

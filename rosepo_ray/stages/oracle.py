@@ -2,111 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rosepo_ray import storage
-from rosepo_ray.config.oracle import SasrecOracle
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.cluster import ClusterSettings
+from rosepo_ray.config.data import DataSettings
+from rosepo_ray.config.oracle import OracleSettings, SasrecOracle
+from rosepo_ray.config.run import RunSettings
+from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.on_ray import trainer
-from rosepo_ray.seeds import derive
 from rosepo_ray.storage import tables
 
+if TYPE_CHECKING:
+    from rosepo_ray.programs.oracle import OracleProgram
+    from rosepo_ray.training.windows import Sequences
+    from rosepo_ray.training.world import World
 
-def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
-    """Leaves `oracle/` (weights and description, T = 1), one training folder per fold beside it for SASRec."""
+
+@dataclass(frozen=True)
+class OracleResult:
+    version: str
+    steps: int
+    final: dict[str, float] | None
+    """The figures of the last step of the first fold; None where nothing is trained."""
+
+
+@stage(needs=("data",), wanted=lambda settings: settings.oracle.type != "constant")
+def oracle(
+    inputs: Inputs,
+    out: str,
+    *,
+    seed: int,
+    data: DataSettings,
+    oracle: OracleSettings,
+    cluster: ClusterSettings,
+    run: RunSettings,
+) -> OracleResult:
+    """Train the preference oracle; leaves `oracle/` (weights and description, T = 1), for SASRec a folder a fold."""
     from rosepo_ray.oracle import store
     from rosepo_ray.oracle.model import PopularityScorer
 
     items = tables.read(inputs["data"], "items", ["item_id", "popularity"])
     item_ids = tuple(items["item_id"].to_pylist())
-    if settings.oracle.type == "popularity":
+    if oracle.type == "popularity":
         counts = items["popularity"].to_numpy().astype(np.int64)
-        version = store.save(PopularityScorer(item_ids, (counts,), 1.0, settings.seed), storage.join(out, "oracle"))
-        return {"version": version, "steps": 0}
-    if not isinstance(settings.oracle, SasrecOracle):
-        raise RosepoError(f"an oracle of type {settings.oracle.type} is not trained")
-    for fold in range(settings.oracle.folds):
-        arguments = {"settings": settings, "data": inputs["data"], "fold": fold}
+        version = store.save(PopularityScorer(item_ids, (counts,), 1.0, seed), storage.join(out, "oracle"))
+        return OracleResult(version, 0, None)
+    if not isinstance(oracle, SasrecOracle):
+        raise RosepoError(f"an oracle of type {oracle.type} is not trained")
+    from rosepo_ray.on_ray import trainer
+
+    final = []
+    for fold in range(oracle.folds):
+        build = partial(program, inputs["data"], oracle, data.history, fold, seed)
+        name = "oracle" if oracle.folds == 1 else f"oracle fold {fold}"
         fold_out = storage.join(out, f"fold{fold}")
-        name = "oracle" if settings.oracle.folds == 1 else f"oracle fold {fold}"
-        trainer.run(name, settings, settings.oracle, settings.oracle.steps, __name__, arguments, fold_out)
-    version = store.save(_assemble(settings, inputs["data"], out, item_ids), storage.join(out, "oracle"))
-    final = trainer.read_metrics(storage.join(out, "fold0"))[-1]
-    return {"version": version, "steps": settings.oracle.steps, "final": final}
+        final.append(trainer.train(name, build, oracle, oracle.steps, fold_out, cluster, run.grace_seconds))
+    scorer = _assemble(inputs["data"], oracle, data.history, seed, out, item_ids)
+    return OracleResult(store.save(scorer, storage.join(out, "oracle")), oracle.steps, final[0])
 
 
-def _assemble(settings: Settings, data: str, out: str, item_ids: tuple[str, ...]) -> Any:
+def program(data: str, settings: SasrecOracle, history: int, fold: int, seed: int, world: World) -> OracleProgram:
+    """The program of one fold on one worker."""
+    from rosepo_ray.programs.oracle import OracleProgram
+
+    item_ids = tuple(tables.read(data, "items", ["item_id"])["item_id"].to_pylist())
+    return OracleProgram(_sequences(data, settings, fold, seed, item_ids), settings, history, fold, seed, world)
+
+
+def _sequences(data: str, settings: SasrecOracle, fold: int, seed: int, item_ids: tuple[str, ...]) -> Sequences:
+    from rosepo_ray.programs.oracle import fold_of_sequences
+    from rosepo_ray.training.windows import Sequences
+
+    sequences = Sequences.from_table(tables.read(data, "sequences"), item_ids)
+    return fold_of_sequences(sequences, settings, fold, seed)
+
+
+def _assemble(data: str, settings: SasrecOracle, history: int, seed: int, out: str, item_ids: tuple[str, ...]) -> Any:
     from rosepo_ray.oracle.model import SasrecScorer
     from rosepo_ray.oracle.sasrec import SasRec
+    from rosepo_ray.programs.oracle import shape_of
     from rosepo_ray.training import checkpoint
 
     models, popularity = [], []
-    for fold in range(settings.oracle.folds):  # type: ignore[union-attr]
-        sequences, shape = _sequences(settings, data, fold, item_ids)
-        model = SasRec(shape, 0)  # every weight is read from the file
+    for fold in range(settings.folds):
+        model = SasRec(shape_of(settings, len(item_ids), history), 0)  # every weight is read from the file
         with storage.local_folder(storage.join(out, f"fold{fold}", "model")) as folder:
             checkpoint.load_weights(model, folder / "weights.safetensors")
         models.append(model)
-        popularity.append(sequences.popularity())
-    return SasrecScorer.build(models, item_ids, popularity, settings.seed)
-
-
-def _sequences(settings: Settings, data: str, fold: int, item_ids: tuple[str, ...]) -> tuple[Any, Any]:
-    from rosepo_ray.oracle.model import training_users
-    from rosepo_ray.oracle.sasrec import Shape
-    from rosepo_ray.training.windows import Sequences
-
-    oracle = settings.oracle
-    assert isinstance(oracle, SasrecOracle)
-    sequences = Sequences.from_table(tables.read(data, "sequences"), item_ids)
-    users = training_users(sequences.user_ids.to_pylist(), fold, oracle.folds, settings.seed)
-    shape = Shape(len(item_ids), settings.data.history, oracle.hidden, oracle.layers, oracle.heads, oracle.dropout)
-    return sequences.select(users), shape
-
-
-class OracleProgram:
-    """SASRec's training; the denominator of the loss is the global number of targets."""
-
-    def __init__(self, settings: Settings, data: str, fold: int, world: Any) -> None:
-        from rosepo_ray.oracle.sasrec import SasRec
-        from rosepo_ray.programs.oracle_rows import WindowRows
-
-        self.settings, self.world = settings, world
-        item_ids = tuple(tables.read(data, "items", ["item_id"])["item_id"].to_pylist())
-        sequences, shape = _sequences(settings, data, fold, item_ids)
-        self.rows = WindowRows(sequences, settings.data.history, settings.seed)
-        self.module = SasRec(shape, derive(settings.seed, "fold", fold))
-
-    def batches(self, start: int) -> Iterator[list[Any]]:
-        from rosepo_ray.training.order import steps
-
-        oracle = self.settings.oracle
-        assert isinstance(oracle, SasrecOracle)
-        for part in steps(
-            self.rows.row_ids,
-            seed=self.settings.seed,
-            batch=oracle.batch,
-            rank=self.world.rank,
-            world=self.world.size,
-            start=start,
-        ):
-            yield self.rows.micro_batches(part.rows, oracle.micro_batch, part.real)
-
-    def loss(self, outputs: Any, micro: Any) -> tuple[Any, dict[str, float]]:
-        return outputs[0], {}
-
-    def save(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        from rosepo_ray.training.checkpoint import trainable
-
-        save_file(trainable(self.module), folder / "weights.safetensors")
-
-
-def program(arguments: dict[str, Any], world: Any) -> OracleProgram:
-    return OracleProgram(**arguments, world=world)
+        popularity.append(_sequences(data, settings, fold, seed, item_ids).popularity())
+    return SasrecScorer.build(models, item_ids, popularity, seed)

@@ -2,70 +2,84 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.evaluation.judged_rows import judged_rows
 from rosepo_ray.process.redaction import redact
 from rosepo_ray.registry import packaging
 from rosepo_ray.registry.tracking import PARENT, Tracker
-from rosepo_ray.stages import evaluate
+from rosepo_ray.storage import done
 
 
-def run(settings: Settings, inputs: dict[str, str], run_dir: str) -> dict[str, Any]:
-    """Log every stage's settings, metrics and figures; register the aligned policy. Repeating changes nothing."""
+@dataclass(frozen=True)
+class RegisterResult:
+    tracking_uri: str
+    run_id: str
+    model: str | None
+    version: str | None
+
+
+def register(settings: Settings, folders: Mapping[str, str], run_dir: str) -> RegisterResult:
+    """Log every stage's settings, metrics and figures; register the aligned policy. Repeating changes nothing.
+
+    `folders` holds the folder of every stage of the run by name. It belongs to a run and a tracking server, not to
+    the store: it has no folder of its own.
+    """
     tracker = Tracker(settings, run_dir)
-    data = storage.read_json(storage.join(inputs["data"], "_done.json"))["info"]
+    data = done.info(folders["data"])
     values = settings.model_dump()
     tracker.params(PARENT, values)
     tracker.tags(PARENT, {"rosepo.dataset": data["dataset"], "rosepo.protocol": data["protocol"]})
     for name in ("oracle", "sft", "align", "sft_longer"):
-        if name not in inputs:
+        if name not in folders:
             continue
         tracker.params(name, {name: values[name], "seed": settings.seed})
-        for metrics in _metric_files(inputs[name]):
+        for metrics in _metric_files(folders[name]):
             tracker.metrics(name, metrics)
-    for name, folder in inputs.items():
+    for name, folder in folders.items():
         tracker.tags(PARENT, {f"rosepo.stage.{name}": folder})
-    if "calibrate" in inputs:
-        info = storage.read_json(storage.join(inputs["calibrate"], "_done.json"))["info"]
+    if "calibrate" in folders:
+        info = done.info(folders["calibrate"])
         tracker.figures("oracle", {name: info[name] for name in ("temperature", "ece", "pair_accuracy")})
         tracker.figures("oracle", {f"epsilon_{split}": value for split, value in info["epsilon"].items()})
-        tracker.artifact("oracle", storage.join(inputs["calibrate"], "oracle"), "oracle")
-    evaluation = storage.read_json(storage.join(inputs["evaluate"], "_done.json"))["info"]
+        tracker.artifact("oracle", storage.join(folders["calibrate"], "oracle"), "oracle")
+    evaluation = done.info(folders["evaluate"])
     for model, metrics in evaluation["models"].items():
         tracker.figures("evaluate", {f"{model}.{name}": entry["value"] for name, entry in metrics.items()})
-    tracker.artifact("evaluate", storage.join(inputs["evaluate"], "evaluation.json"))
-    policy = storage.join(inputs["align"], "model")
-    version = packaging.registered(tracker, settings.mlflow.model, packaging.policy_hash(policy))
-    if version is not None:
-        packaging.announce(tracker, settings.mlflow.model, version)
-    else:
-        uri = packaging.log_model(
-            tracker, policy, inputs["data"], history=settings.data.history, limits=settings.evaluation
-        )
-        predictions = storage.join(inputs["evaluate"], "predictions", "aligned")
-        judged = evaluate.judged(settings, inputs["data"])
-        packaging.log_evidence(tracker, predictions=predictions, data=inputs["data"], examples=judged)
-        packaging.register(
-            tracker,
-            uri,
-            settings.mlflow.model,
-            policy=policy,
-            protocol=data["protocol"],
-            dataset=data["dataset"],
-            evaluation=inputs["evaluate"],
-            figures={name: entry["value"] for name, entry in evaluation["models"]["aligned"].items()},
-        )
+    tracker.artifact("evaluate", storage.join(folders["evaluate"], "evaluation.json"))
+    _register_model(tracker, settings, folders, data, evaluation)
     for name in ("oracle", "sft", "sft_longer", "align", "evaluate", PARENT):
         tracker.finish(name)
     model = tracker.model or {}
-    return {
-        "tracking_uri": redact(tracker.tracking_uri),
-        "run_id": tracker.run_id,
-        "model": model.get("name"),
-        "version": model.get("version"),
-    }
+    return RegisterResult(redact(tracker.tracking_uri), tracker.run_id, model.get("name"), model.get("version"))
+
+
+def _register_model(
+    tracker: Tracker, settings: Settings, folders: Mapping[str, str], data: dict[str, Any], evaluation: dict[str, Any]
+) -> None:
+    policy = storage.join(folders["align"], "model")
+    version = packaging.registered(tracker, settings.mlflow.model, packaging.policy_hash(policy))
+    if version is not None:
+        packaging.announce(tracker, settings.mlflow.model, version)
+        return
+    uri = packaging.log_model(tracker, policy, folders["data"], history=settings.data.history, limits=settings.scoring)
+    predictions = storage.join(folders["evaluate"], "predictions", "aligned")
+    examples = judged_rows(settings.evaluation, folders["data"], settings.data.seed)
+    packaging.log_evidence(tracker, predictions=predictions, data=folders["data"], examples=examples)
+    packaging.register(
+        tracker,
+        uri,
+        settings.mlflow.model,
+        policy=policy,
+        protocol=data["protocol"],
+        dataset=data["dataset"],
+        evaluation=folders["evaluate"],
+        figures={name: entry["value"] for name, entry in evaluation["models"]["aligned"].items()},
+    )
 
 
 def _metric_files(stage: str) -> list[str]:

@@ -1,41 +1,62 @@
-"""Rejected samples: Ray Data actors score each example once with the SFT policy, which gives the policy's own mistake
-and the reference log-probabilities of chosen and rejected in the same pass."""
+"""Rejected samples with their reference log-probabilities, made by Ray Data actors."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from rosepo_ray import storage
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.cluster import ClusterSettings
+from rosepo_ray.config.rejection import RejectionSettings
+from rosepo_ray.config.scoring import ScoringSettings
+from rosepo_ray.config.stage import Inputs, stage
+from rosepo_ray.data.choice import choose
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.on_ray import cluster, scoring
 from rosepo_ray.storage import tables
 
 
-def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
-    """Write `pairs` for the training examples (or a hashed subset of them) and a hashed subset of the validation ones.
+@dataclass(frozen=True)
+class RejectResult:
+    pairs: dict[str, int]
+    """Rows by split."""
+    strategies: dict[str, int]
+    """Rejected items by the strategy that picked them."""
+
+
+@stage(needs=("data", "sft"))
+def reject(
+    inputs: Inputs,
+    out: str,
+    *,
+    seed: int,
+    rejection: RejectionSettings,
+    scoring: ScoringSettings,
+    cluster: ClusterSettings,
+) -> RejectResult:
+    """Make rejected samples for training examples, or a hashed subset of them, and for some validation ones: `pairs`.
 
     Examples and exclusions are read part by part (they are partitioned by user alike) and never all at once. Units that
     a killed run had stored are kept.
     """
-    limits = {"train": settings.rejection.examples, "validation": settings.rejection.validation_examples}
-    choice = scoring.choose(inputs["data"], limits, settings.seed, "pairs")
-    planned = scoring.plan(inputs["data"], choice)
+    from rosepo_ray.on_ray import scoring as units
+
+    limits = {"train": rejection.examples, "validation": rejection.validation_examples}
+    choice = choose(inputs["data"], limits, seed, "pairs")
+    planned = units.plan(inputs["data"], choice)
     examples, taken = (tables.parts(inputs["data"], name) for name in ("examples", "taken"))
 
-    def read(unit: scoring.Unit) -> pa.Table:
+    def read(unit: units.Unit) -> pa.Table:
         return _with_exclusions(choice.rows(examples[unit.part])[unit.start : unit.stop], taken[unit.part])
 
-    arguments = (settings, inputs["data"], inputs["sft"])
-    rows = scoring.complete(settings, "reject", planned, read, Rejector, arguments, "pairs", lambda unit: out)
+    arguments = (inputs["data"], inputs["sft"], rejection, seed, scoring, "cuda" if cluster.use_gpu else "cpu")
+    rows = units.complete(cluster, "reject", planned, read, rejector, arguments, "pairs", lambda unit: out)
     return _counted(out, rows)
 
 
-def _counted(out: str, rows: int) -> dict[str, Any]:
+def _counted(out: str, rows: int) -> RejectResult:
     made = tables.read(out, "pairs", ["split", "strategy"])
     counts = {"train": 0, "validation": 0} | _count(made["split"])
     if not counts["train"] or not counts["validation"]:
@@ -44,7 +65,7 @@ def _counted(out: str, rows: int) -> dict[str, Any]:
         )
     if made.num_rows != rows:
         raise RosepoError(f"{out} holds {made.num_rows} pairs of {rows} examples; remove this folder and run again")
-    return {"pairs": counts, "strategies": _count(pc.list_flatten(made["strategy"]))}
+    return RejectResult(counts, _count(pc.list_flatten(made["strategy"])))
 
 
 def _count(values: pa.ChunkedArray) -> dict[str, int]:
@@ -64,66 +85,19 @@ def _with_exclusions(rows: pa.Table, taken: str) -> pa.Table:
     return rows.append_column("excluded", pa.array(excluded, pa.list_(pa.string())))
 
 
-class Rejector:
-    """The actor: proposes from catalogue pools, scores once, completes from the policy's scores."""
+def rejector(
+    data: str, sft: str, rejection: RejectionSettings, seed: int, limits: ScoringSettings, device: str
+) -> Callable[[pa.Table, str], pa.Table]:
+    """What an actor holds: the SFT policy and the strategy."""
+    from rosepo_ray.catalogue.items import Catalogue
+    from rosepo_ray.policy import store
+    from rosepo_ray.programs.reject import Rejector
+    from rosepo_ray.rejection import build
 
-    def __init__(self, settings: Settings, data: str, sft: str) -> None:
-        import torch
-
-        from rosepo_ray.catalogue.items import Catalogue
-        from rosepo_ray.policy import store
-        from rosepo_ray.rejection import build
-
-        torch.set_num_threads(max(1, cluster.cores() // settings.cluster.actors))
-        self.settings = settings
-        items = tables.read(data, "items")
-        self.title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
-        self.strategy = build(settings.rejection.strategy, Catalogue.from_table(items), settings.rejection.encoder)
-        with storage.local_folder(storage.join(sft, "model")) as folder:
-            self.policy = store.load(folder, "cuda" if settings.cluster.use_gpu else "cpu")
-
-    def __call__(self, batch: pa.Table, key: str) -> pa.Table:
-        from rosepo_ray.policy.prompts import Request
-        from rosepo_ray.policy.scoring import score
-        from rosepo_ray.rejection import RejectionRow
-
-        rows = batch.to_pylist()
-        k, seed = self.settings.rejection.k, self.settings.seed
-        framed = [
-            RejectionRow(
-                r["example_id"], r["user_id"], r["history"], r["target"], r["candidates"], frozenset(r["excluded"])
-            )
-            for r in rows
-        ]
-        proposed = [self.strategy.propose(row, k, seed) for row in framed]
-        pool = [list(row["candidates"]) if self.strategy.needs_scores else [row["target"]] for row in rows]
-        for items, waiting in zip(pool, proposed, strict=True):
-            items += [pick.item_id for pick in waiting if pick is not None and pick.item_id not in items]
-        requests = [
-            Request(self._titles(row["history"]), self._titles(items), self._titles(row["candidates"]))
-            for row, items in zip(rows, pool, strict=True)
-        ]
-        logps = score(self.policy, requests, self.settings.evaluation.batch, self.settings.evaluation.tokens)
-        out = []
-        for row, frame, items, waiting, values in zip(rows, framed, pool, proposed, logps, strict=True):
-            logp = dict(zip(items, values.tolist(), strict=True))
-            picks = [pick for pick in waiting if pick is not None]  # those that needed no scores
-            if len(picks) < len(waiting):
-                picks = self.strategy.complete(frame, waiting, np.array([logp[c] for c in row["candidates"]]), seed)
-            out.append(self._pair(row, picks, logp))
-        return tables.from_rows("pairs", out)
-
-    def _titles(self, items: list[str]) -> list[str]:
-        return [self.title_of[item] for item in items]
-
-    def _pair(self, row: dict[str, Any], picks: list[Any], logp: dict[str, float]) -> dict[str, Any]:
-        rejected = [pick.item_id for pick in picks]
-        return {
-            **{name: row[name] for name in ("example_id", "user_id", "split", "history", "candidates")},
-            "chosen": row["target"],
-            "rejected": rejected,
-            "rejected_text": self._titles(rejected),
-            "strategy": [pick.strategy for pick in picks],
-            "ref_chosen_logp": logp[row["target"]],
-            "ref_rejected_logps": [logp[item] for item in rejected],
-        }
+    items = tables.read(data, "items")
+    strategy = build(rejection.strategy, Catalogue.from_table(items), rejection.encoder)
+    with storage.local_folder(storage.join(sft, "model")) as folder:
+        policy = store.load(folder, device)
+    title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    made = Rejector(policy, strategy, title_of, rejection.k, seed, limits)
+    return lambda rows, key: tables.from_rows("pairs", made.pairs(rows.to_pylist()))

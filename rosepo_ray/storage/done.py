@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from rosepo_ray import storage
+from rosepo_ray.errors import RosepoError
 
 NAME = "_done.json"
 
@@ -20,6 +21,14 @@ def read(folder: str) -> dict[str, Any] | None:
     """The marker of a finished folder, or None. Raises ValueError where it is no JSON object."""
     uri = storage.join(folder, NAME)
     return dict(storage.read_json(uri)) if storage.exists(uri) else None
+
+
+def info(folder: str) -> dict[str, Any]:
+    """What a finished stage returned. Raises RosepoError where the folder has no marker."""
+    marker = read(folder)
+    if marker is None:
+        raise RosepoError(f"{folder} is not finished ({NAME} is missing)")
+    return dict(marker["info"])
 
 
 def write(folder: str, info: dict[str, Any], seconds: float) -> None:

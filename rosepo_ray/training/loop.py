@@ -20,7 +20,7 @@ from rosepo_ray.errors import RosepoError
 from rosepo_ray.training.optimiser import build_optimiser, learning_rate
 from rosepo_ray.training.world import World
 
-Loss = Callable[[Any, "MicroBatch"], tuple[Tensor, dict[str, float]]]
+Loss = Callable[[Any, Any], tuple[Tensor, dict[str, float]]]
 """(outputs, micro-batch) -> (summed loss as a scalar tensor, sums of other quantities by name)."""
 
 

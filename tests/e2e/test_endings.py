@@ -63,10 +63,10 @@ def test_a_disk_that_fills_up_ends_the_job_and_freed_the_same_command_continues(
     recipe.write_text(yaml.safe_dump(tiny(tmp_path / "log")))
     run_dir = small_disk / "run"
     arguments = ("--recipe", str(recipe), "--run.dir", str(run_dir))
-    prepared = start("prepare_data", *arguments)
+    prepared = start("stage", "data", *arguments)
     assert prepared.wait() == 0, prepared.communicate()[1]
 
-    job = start("sft", *arguments)
+    job = start("stage", "sft", *arguments)
     while job.poll() is None and " sft: sft " not in (run_dir / "run.log").read_text():
         time.sleep(0.2)
     fill(small_disk / "filler")
@@ -84,12 +84,12 @@ def test_a_disk_that_fills_up_ends_the_job_and_freed_the_same_command_continues(
     assert not list(run_dir.rglob(".tmp-*"))
     assert (run_dir / "settings.yaml").read_bytes() == settings
 
-    refused = start("sft", *arguments)
+    refused = start("stage", "sft", *arguments)
     _, shown = refused.communicate()
     assert refused.returncode == 2
     assert "of disk space left, and a run needs" in shown
     (small_disk / "filler").unlink()
-    again = start("sft", *arguments)
+    again = start("stage", "sft", *arguments)
     assert again.wait() == 0, again.communicate()[1]
     assert list(run_dir.glob("sft/*/_done.json"))
 

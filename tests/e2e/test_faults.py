@@ -69,18 +69,18 @@ def run_log(run_dir: Path) -> str:
 def test_the_data_stage_starts_afresh(quiet: Quiet, tmp_path: Path):
     run_dir = tmp_path / "run"
     arguments = prepared(quiet, run_dir, "data")
-    with Started("prepare_data", *arguments, output=tmp_path / "out") as started:
+    with Started("stage", "data", *arguments, output=tmp_path / "out") as started:
         started.wait_for(lambda: stored(run_dir, "data/*/_partitions/*") or stored(run_dir, "data/*/sequences/*"))
         started.kill_driver()
     assert not stored(run_dir, "data/*/_done.json")
-    assert job("prepare_data", *arguments).returncode == 0
+    assert job("stage", "data", *arguments).returncode == 0
     assert_the_same(quiet, run_dir, "data")
 
 
 def test_sft_goes_on_after_sigterm_and_after_the_death_of_everything(quiet: Quiet, tmp_path: Path):
     run_dir = tmp_path / "run"
     arguments = prepared(quiet, run_dir, "sft")
-    with Started("sft", *arguments, output=tmp_path / "out1") as started:
+    with Started("stage", "sft", *arguments, output=tmp_path / "out1") as started:
         started.wait_for(lambda: stored(run_dir, "sft/*/checkpoints/step-00000020/_done.json"))
         started.terminate()
         assert started.end(60) == 143, (tmp_path / "out1").read_text()
@@ -89,12 +89,12 @@ def test_sft_goes_on_after_sigterm_and_after_the_death_of_everything(quiet: Quie
     steps = [int(path.parent.name.removeprefix("step-")) for path in stored(run_dir, "sft/*/checkpoints/*/_done.json")]
     assert 20 <= max(steps) < 150
     assert f"checkpoint at step {max(steps)} of 150" in said
-    with Started("sft", *arguments, output=tmp_path / "out2") as started:
+    with Started("stage", "sft", *arguments, output=tmp_path / "out2") as started:
         following = max(steps) // 20 * 20 + 20
         started.wait_for(lambda: stored(run_dir, f"sft/*/checkpoints/step-{following:08d}/_done.json"))
         started.kill_everything()
     assert not stored(run_dir, "sft/*/_done.json")
-    assert job("sft", *arguments).returncode == 0
+    assert job("stage", "sft", *arguments).returncode == 0
     assert f"going on after step {max(steps)} of 150" in run_log(run_dir)
     assert f"going on after step {following} of 150" in run_log(run_dir)
     assert_the_same(quiet, run_dir, "sft")
@@ -103,7 +103,7 @@ def test_sft_goes_on_after_sigterm_and_after_the_death_of_everything(quiet: Quie
 def test_rejection_survives_its_actors(quiet: Quiet, tmp_path: Path):
     run_dir = tmp_path / "run"
     arguments = prepared(quiet, run_dir, "reject")
-    with Started("reject", *arguments, output=tmp_path / "out") as started:
+    with Started("stage", "reject", *arguments, output=tmp_path / "out") as started:
         started.wait_for(lambda: stored(run_dir, "reject/*/pairs/*.parquet"))
         actors = started.called("_OneUnit")
         assert actors
@@ -117,13 +117,13 @@ def test_rejection_survives_its_actors(quiet: Quiet, tmp_path: Path):
 def test_rejection_goes_on_after_the_death_of_the_driver(quiet: Quiet, tmp_path: Path):
     run_dir = tmp_path / "run"
     arguments = prepared(quiet, run_dir, "reject")
-    with Started("reject", *arguments, output=tmp_path / "out") as started:
+    with Started("stage", "reject", *arguments, output=tmp_path / "out") as started:
         started.wait_for(lambda: stored(run_dir, "reject/*/pairs/*.parquet"))
         started.kill_driver()
     before = {path: path.stat().st_mtime_ns for path in stored(run_dir, "reject/*/pairs/*.parquet")}
     assert before
     assert not stored(run_dir, "reject/*/_done.json")
-    assert job("reject", *arguments).returncode == 0
+    assert job("stage", "reject", *arguments).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before  # no unit was scored twice
     assert_the_same(quiet, run_dir, "reject")
 
@@ -131,7 +131,7 @@ def test_rejection_goes_on_after_the_death_of_the_driver(quiet: Quiet, tmp_path:
 def test_alignment_survives_its_worker_and_the_oracle(quiet: Quiet, tmp_path: Path):
     run_dir = tmp_path / "run"
     arguments = prepared(quiet, run_dir, "align")
-    with Started("align_only", *arguments, output=tmp_path / "out") as started:
+    with Started("stage", "align", *arguments, output=tmp_path / "out") as started:
         started.wait_for(lambda: stored(run_dir, "align/*/answers/smoothing/*.parquet"))  # it is being asked
         replicas = started.called("ServeReplica")
         assert replicas
@@ -152,14 +152,14 @@ def test_alignment_survives_its_worker_and_the_oracle(quiet: Quiet, tmp_path: Pa
 def test_alignment_goes_on_before_a_damaged_checkpoint(quiet: Quiet, tmp_path: Path):
     run_dir = tmp_path / "run"
     arguments = prepared(quiet, run_dir, "align")
-    with Started("align_only", *arguments, output=tmp_path / "out") as started:
+    with Started("stage", "align", *arguments, output=tmp_path / "out") as started:
         started.wait_for(lambda: stored(run_dir, "align/*/checkpoints/step-00000032/_done.json"))
         started.kill_driver()
     assert not stored(run_dir, "align/*/metrics.jsonl")
     kept, newest = [path.parent for path in stored(run_dir, "align/*/checkpoints/*/_done.json")]
     weights = newest / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    done = job("align_only", *arguments)
+    done = job("stage", "align", *arguments)
     assert done.returncode == 0, done.stderr
     warnings = [line for line in done.stderr.splitlines() if f"{newest} is damaged" in line]
     assert len(warnings) == 1
@@ -171,14 +171,14 @@ def test_alignment_goes_on_before_a_damaged_checkpoint(quiet: Quiet, tmp_path: P
 def test_evaluation_goes_on_with_the_rows_that_are_missing(quiet: Quiet, tmp_path: Path):
     run_dir = tmp_path / "run"
     arguments = prepared(quiet, run_dir, "evaluate")
-    with Started("evaluate", *arguments, output=tmp_path / "out") as started:
+    with Started("stage", "evaluate", *arguments, output=tmp_path / "out") as started:
         started.wait_for(lambda: stored(run_dir, "evaluate/*/predictions/sft/predictions/*.parquet"))
         started.terminate()
         assert started.end(60) == 143, (tmp_path / "out").read_text()
     before = {path: path.stat().st_mtime_ns for path in stored(run_dir, "evaluate/*/predictions/sft/*/*.parquet")}
     assert before
     assert not stored(run_dir, "evaluate/*/_done.json")
-    assert job("evaluate", *arguments).returncode == 0
+    assert job("stage", "evaluate", *arguments).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert_the_same(quiet, run_dir, "evaluate")
 

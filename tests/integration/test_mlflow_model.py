@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rosepo_ray.config.operation import EvaluationSettings
+from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings, ScratchPolicy
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.storage import tables

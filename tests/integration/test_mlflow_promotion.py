@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rosepo_ray.config.operation import EvaluationSettings
+from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.run import promote as job
 from rosepo_ray.storage import tables
 
-JOB = runpy.run_path(str(Path(__file__).parents[2] / "jobs" / "promote.py"), run_name="promote")
 MODEL = "rosepo-recommender"
 ITEMS = {"t": 10, "p": 20, "q": 6}
 ROWS = 6
@@ -100,7 +99,7 @@ def alias(client: Any, name: str) -> str | None:
 
 
 def promote(run: Path, *more: str) -> int:
-    code: int = JOB["main"](["--run", str(run), *more])
+    code: int = job.main(["--run", str(run), *more], "promote")
     return code
 
 
@@ -154,13 +153,13 @@ def test_an_equal_version_is_promoted_and_can_be_taken_back_once(
     assert promote(shop["same"]) == 0
     assert alias(client, "previous") == "1", "promoting the champion again must not lose the way back"
     uri = f"sqlite:///{shop['good'].parent / 'mlflow.db'}"
-    assert JOB["main"](["--rollback", "--mlflow.tracking_uri", uri, "--dry-run"]) == 0
+    assert job.main(["--rollback", "--mlflow.tracking_uri", uri, "--dry-run"], "promote") == 0
     assert alias(client, "champion") == "3"
-    assert JOB["main"](["--rollback", "--mlflow.tracking_uri", uri]) == 0
+    assert job.main(["--rollback", "--mlflow.tracking_uri", uri], "promote") == 0
     assert (alias(client, "champion"), alias(client, "previous")) == ("1", None)
     assert json.loads(client.get_model_version(MODEL, "3").tags["rosepo.rolled_back"])["to"] == "1"
     capsys.readouterr()
-    assert JOB["main"](["--rollback", "--run", str(shop["good"])]) == 3
+    assert job.main(["--rollback", "--run", str(shop["good"], "promote")]) == 3
     assert "no version with the alias 'previous'" in capsys.readouterr().err
 
 

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rosepo_ray.catalogue.items import title_key
-from rosepo_ray.config.policy import PretrainedPolicy
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.policy import PolicySettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import scratch
 from rosepo_ray.policy.prompts import Prompter
@@ -34,32 +33,31 @@ class _Prompt:
     listed: int
 
 
-def refuse_unreadable_titles(settings: Settings, data: str) -> None:
+def refuse_unreadable_titles(policy: PolicySettings, prompt: PromptSettings, data: str, *, generate: bool) -> None:
     """Raises BadInput where a title of the data stage in `data` cannot be encoded, cannot be written back, or does not
-    fit beside a prompt; or where a prompt with one history item does not fit."""
+    fit beside a prompt; or where a prompt with one history item does not fit. `generate`: see :func:`title_lengths`."""
     items = tables.read(data, "items", ["item_id", "title", "popularity"])
     titles = items["title"].to_pylist()
-    policy = settings.policy
     if isinstance(policy, PretrainedPolicy):
         from rosepo_ray.policy import pretrained
 
-        tokenizer = pretrained.refuse_unfit_model(policy, settings.prompt.max_tokens)
+        tokenizer = pretrained.refuse_unfit_model(policy, prompt.max_tokens)
         context = pretrained.context(pretrained.config_of(policy))
         place = f"tokens that {policy.model} takes"
     else:
         popularity = items["popularity"].to_pylist()
         tokenizer = scratch.train_tokenizer(titles, popularity, policy.vocabulary, policy.across_words)
         context, place = policy.max_tokens, "tokens of policy.max_tokens"
-    prompter = Prompter(tokenizer, settings.prompt)
-    lengths = title_lengths(prompter, titles, settings.evaluation.generate)
+    prompter = Prompter(tokenizer, prompt)
+    lengths = title_lengths(prompter, titles, generate)
     longest = titles[int(np.argmax(lengths))]
-    if settings.prompt.list_candidates:
-        prompt = _longest_list(prompter, items, lengths, data)
+    if prompt.list_candidates:
+        longest_prompt = _longest_list(prompter, items, lengths, data)
     else:
-        prompt = _Prompt(len(prompter.whole_prompt_ids([longest], None)), f"the title {_short(longest)}", 0)
+        longest_prompt = _Prompt(len(prompter.whole_prompt_ids([longest], None)), f"the title {_short(longest)}", 0)
     if context is not None:
-        _check_context(prompter, titles, lengths, prompt, context, place, isinstance(policy, PretrainedPolicy))
-    _check_prompt(prompter, prompt)
+        _check_context(prompter, titles, lengths, longest_prompt, context, place, isinstance(policy, PretrainedPolicy))
+    _check_prompt(prompter, longest_prompt)
 
 
 def title_lengths(prompter: Prompter, titles: Sequence[str], generate: bool) -> np.ndarray:

@@ -152,7 +152,7 @@ WITHOUT_EFFECT = [
     ((*LISTED, "--evaluation.catalogue_examples", "10"), "evaluation.catalogue_examples"),
     ((*LISTED, "--evaluation.beams", "2"), "evaluation.beams"),
     (("--evaluation.catalogue_examples", "0", "--evaluation.beams", "2"), "evaluation.beams"),
-    ((*LISTED, "--evaluation.cache_mib", "2"), "evaluation.cache_mib"),
+    ((*LISTED, "--scoring.cache_mib", "2"), "scoring.cache_mib"),
 ]
 
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from rosepo_ray.config.operation import PromotionSettings
+from rosepo_ray.config.promotion import PromotionSettings
 from rosepo_ray.errors import BadInput, Refused
 from rosepo_ray.registry import gates
+from rosepo_ray.run import promote
 from rosepo_ray.storage import tables
 
 ITEMS = {"t": 10, "p": 20, "q": 6, "r": 14}
-JOB = runpy.run_path(str(Path(__file__).parents[3] / "jobs" / "promote.py"), run_name="promote")
 
 
 def evidence(tops: list[str], users: list[str] | None = None, **changed: Any) -> gates.Evidence:
@@ -150,13 +149,13 @@ def test_predictions_that_do_not_answer_every_row_are_refused(fault: str) -> Non
 )
 def test_wrong_use_of_the_job_exits_with_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
-        JOB["main"](argv)
+        promote.main(argv, "promote")
     assert caught.value.code == 2
-    assert "promote.py: error" in capsys.readouterr().err
+    assert "promote: error" in capsys.readouterr().err
 
 
 def test_no_run_directory_exits_with_2_and_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert JOB["main"](["--run", str(tmp_path / "none")]) == 2
+    assert promote.main(["--run", str(tmp_path / "none")], "promote") == 2
     assert "settings.yaml is missing" in capsys.readouterr().err
 
 
@@ -167,17 +166,17 @@ def test_settings_come_from_the_run_then_environment_then_command_line(
         yaml.safe_dump({"promotion": {"hr_margin": 0.5, "gap_margin": 1.0}, "mlflow": {"model": "mine"}, "seed": 9})
     )
     monkeypatch.setenv("ROSEPO_PROMOTION__GAP_MARGIN", "2.5")
-    _, given = JOB["arguments"](["--run", str(tmp_path), "--promotion.hr_margin", "0.25"])
-    settings = JOB["settings_of"](str(tmp_path), given)
+    _, given = promote.arguments(["--run", str(tmp_path), "--promotion.hr_margin", "0.25"], "promote")
+    settings = promote.settings_of(str(tmp_path), given, "promote")
     assert settings.promotion == PromotionSettings(hr_margin=0.25, gap_margin=2.5)
     assert settings.mlflow.model == "mine"
     with pytest.raises(BadInput, match="hr_margin"):
-        JOB["settings_of"](str(tmp_path), ["--promotion.hr_margin", "-1"])
+        promote.settings_of(str(tmp_path), ["--promotion.hr_margin", "-1"], "promote")
 
 
 def test_a_run_that_registered_nothing_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "settings.yaml").write_text("mlflow: {tracking_uri: 'sqlite:////nowhere/mlflow.db'}\n")
-    assert JOB["main"](["--run", str(tmp_path)]) == 2
+    assert promote.main(["--run", str(tmp_path)], "promote") == 2
     assert "registered no model" in capsys.readouterr().err
 
 
@@ -187,5 +186,5 @@ def test_an_address_without_its_credentials_is_not_used(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "settings.yaml").write_text("")
     (tmp_path / "mlflow.json").write_text('{"tracking_uri": "https://***@host"}')
-    assert JOB["main"](["--run", str(tmp_path)]) == 2
+    assert promote.main(["--run", str(tmp_path)], "promote") == 2
     assert "without its credentials" in capsys.readouterr().err

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosepo_ray.config.operation import MlflowSettings
+from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.process.redaction import flatten, redact
 from rosepo_ray.registry import reachable, requests, tracking

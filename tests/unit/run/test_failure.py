@@ -47,8 +47,8 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
                 raise error
             return {}
 
-        monkeypatch.setattr(pipeline.Stage, "run", stage)
-        return job.main(["--recipe", str(recipe), "--run.dir", str(tmp_path / "run"), *arguments], "align", "")
+        monkeypatch.setattr(pipeline.Stage, "start", stage)
+        return job.main(["--recipe", str(recipe), "--run.dir", str(tmp_path / "run"), *arguments], "jobs/align.py", "")
 
     return run
 

@@ -299,7 +299,8 @@ def test_the_titles_of_a_scratch_policy_are_checked_without_the_code_of_any_mode
     write_data(tmp_path, TITLES, LISTS)
     code = (
         "import sys; from rosepo_ray.policy.checks import titles; from rosepo_ray.config.sources import build; "
-        "titles.refuse_unreadable_titles(build({'policy': {'type': 'scratch', 'vocabulary': 300}}), sys.argv[1]); "
+        "s = build({'policy': {'type': 'scratch', 'vocabulary': 300}}); "
+        "titles.refuse_unreadable_titles(s.policy, s.prompt, sys.argv[1], generate=True); "
         "sys.exit(bool({'transformers.modeling_utils', 'transformers.models.llama'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
@@ -332,9 +333,13 @@ def write_data(folder: Path, titles: list[str], lists: list[list[int]]) -> str:
 LISTS = [[0, 1, 2], [3, 4, 5], [1, 2, 3], [6, 7, 0]]
 
 
+def check_titles(settings: Settings, data: str) -> None:
+    refuse_unreadable_titles(settings.policy, settings.prompt, data, generate=settings.evaluation.generate)
+
+
 def told(settings: Settings, data: str) -> str:
     with pytest.raises(BadInput) as caught:
-        refuse_unreadable_titles(settings, data)
+        check_titles(settings, data)
     return str(caught.value)
 
 
@@ -346,7 +351,7 @@ def scratch_settings(**prompt: Any) -> Settings:
 
 def test_a_title_without_room_beside_the_prompt(tmp_path: Path):
     data = write_data(tmp_path / "short", TITLES, LISTS)
-    refuse_unreadable_titles(scratch_settings(), data)
+    check_titles(scratch_settings(), data)
     long = "".join(chr(0x4E00 + 37 * number) for number in range(20))  # 60 bytes, and hardly two tokens merged
     data = write_data(tmp_path / "long", [*TITLES, long], LISTS)
     items = tables.read(data, "items")["title"].to_pylist()
@@ -358,7 +363,7 @@ def test_a_title_without_room_beside_the_prompt(tmp_path: Path):
     assert f"raise policy.max_tokens to {150 + size}" in found
     assert f"or lower prompt.max_tokens to {200 - size}" in found
     # What the sentence advises works.
-    refuse_unreadable_titles(scratch_settings(max_tokens=200 - size), data)
+    check_titles(scratch_settings(max_tokens=200 - size), data)
 
 
 def test_a_title_of_ten_thousand_characters_gets_a_short_sentence(tmp_path: Path):
@@ -373,7 +378,7 @@ def test_a_title_of_ten_thousand_characters_gets_a_short_sentence(tmp_path: Path
     policy = {"hidden": 32, "heads": 2, "vocabulary": 260, "max_tokens": raised}
     found = told(build({"policy": policy, "prompt": {"max_tokens": 150}}), data)
     wanted = int(re.search(r"raise prompt.max_tokens to (\d+)", found)[1])
-    refuse_unreadable_titles(build({"policy": policy, "prompt": {"max_tokens": wanted}}), data)
+    check_titles(build({"policy": policy, "prompt": {"max_tokens": wanted}}), data)
 
 
 def test_a_history_item_longer_than_the_prompt(tmp_path: Path):
@@ -395,7 +400,7 @@ def test_a_candidate_list_longer_than_the_prompt(base: Path, tmp_path: Path):
         told = {"template": "instruction", "list_candidates": True, "max_tokens": tokens}
         return settings.model_copy(update={"prompt": PromptSettings(**told)})
 
-    refuse_unreadable_titles(given_room(len(whole)), data)
+    check_titles(given_room(len(whole)), data)
     found = told(given_room(len(whole) - 1), data)
     assert "the prompt of example u:4, which lists 2 candidates, has" in found
     assert f"has {len(whole)} tokens with a single history item, and prompt.max_tokens is {len(whole) - 1}" in found
@@ -409,7 +414,7 @@ def test_the_context_of_a_pretrained_model_bounds_prompt_and_title(copy: Path, t
         pretrained.refuse_unfit_model(using(copy).policy, 448), PromptSettings()).all_text_ids(TITLES))  # fmt: skip
     settings = using(copy)
     fits = settings.model_copy(update={"prompt": settings.prompt.model_copy(update={"max_tokens": 460 - longest})})
-    refuse_unreadable_titles(fits, data)
+    check_titles(fits, data)
     over = settings.model_copy(update={"prompt": settings.prompt.model_copy(update={"max_tokens": 461 - longest})})
     found = told(over, data)
     assert (

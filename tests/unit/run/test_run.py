@@ -28,7 +28,7 @@ def fingerprints(settings: Settings, run_dir: str = "/nowhere") -> dict[str, str
 def test_a_setting_changes_the_stages_that_depend_on_it_and_no_other():
     before = fingerprints(build({}))
     changed = {name for name, value in fingerprints(build({"align": {"beta": 0.2}})).items() if before[name] != value}
-    assert changed == {"align", "sft_longer", "evaluate"}
+    assert changed == {"calibrate", "align", "sft_longer", "evaluate"}
     changed = {name for name, value in fingerprints(build({"sft": {"steps": 7}})).items() if before[name] != value}
     assert changed == {"sft", "reject", "calibrate", "align", "sft_longer", "evaluate"}
     assert fingerprints(build({"cluster": {"workers": 4}})) == before
@@ -42,7 +42,7 @@ def test_stages_that_the_settings_leave_out_are_not_planned():
 
 
 def test_a_single_stage_needs_the_stages_before_it(tmp_path: Path):
-    with pytest.raises(BadInput, match=r"jobs/prepare_data\.py and jobs/sft\.py"):
+    with pytest.raises(BadInput, match=r"needs data and sft in .*; run jobs/stage\.py data first"):
         pipeline.run(build({}), str(tmp_path), only="reject")
     with pytest.raises(BadInput, match="no stage sft_longer"):
         pipeline.run(build({"sft_longer": {"enabled": False}}), str(tmp_path), only="sft_longer")

@@ -1,0 +1,20 @@
+"""Supervised fine-tuning, and its continuation as a control."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from rosepo_ray.config.section import Section
+from rosepo_ray.config.training import FitSettings
+
+
+class SftSettings(FitSettings):
+    dense: bool = True
+    """Loss on every title of windows of history + 1 items (titles prompt only); else on the target of each example."""
+    steps: int = Field(600, ge=1)
+    """Optimiser steps."""
+
+
+class SftLongerSettings(Section):
+    enabled: bool = True
+    """Continue SFT for as many steps as alignment took: the control that a gain of the method must beat."""

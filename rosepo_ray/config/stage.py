@@ -1,0 +1,75 @@
+"""What a stage of the pipeline is: a function that declares by its signature which settings it reads.
+
+    @stage(needs=("data", "sft"))
+    def reject(inputs: Inputs, out: str, *, seed: int, rejection: RejectionSettings, …) -> RejectResult:
+
+The keyword-only parameters are the sections of `Settings` that it is given, and it gets no others. Its folder is named
+by a fingerprint of those sections, except the ones that only say where and how fast it runs, and of the folders that it
+needs. What it returns, a dataclass of JSON-able values, is kept in its marker.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rosepo_ray.config.settings import Settings
+
+OPERATIONAL = ("run", "cluster", "scoring", "mlflow", "promotion")
+"""Sections that do not change results: a run may go on with more workers or another tracking server."""
+POLICIES = "policies"
+"""In `needs`: every earlier stage that leaves a policy."""
+
+Inputs = Mapping[str, str]
+"""The folder of each stage before, by name."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline."""
+
+    name: str
+    needs: tuple[str, ...]
+    reads: tuple[str, ...]
+    run: Callable[..., Any]
+    wanted: Callable[[Settings], bool]
+    rewrites: bool
+    """Start with an empty folder. The other stages go on from what theirs holds: checkpoints, or finished units."""
+    checks: tuple[str, ...]
+    """Sections among `reads` that can only make it refuse its input, never change its result."""
+    policy: str | None
+    """Name, in the evaluation, of the policy that it leaves in its folder `model/`."""
+
+    @property
+    def description(self) -> str:
+        """What it does, in one line: its docstring's first."""
+        return (self.run.__doc__ or self.name).partition("\n")[0].rstrip(".") + "."
+
+    def values(self, settings: Settings) -> dict[str, Any]:
+        """The settings that its result depends on, JSON-able."""
+        read = {name: getattr(settings, name) for name in self.reads if name not in (*OPERATIONAL, *self.checks)}
+        return {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in read.items()}
+
+    def start(self, settings: Settings, inputs: Inputs, out: str) -> dict[str, Any]:
+        """Run it into the folder `out`; what its marker keeps."""
+        return asdict(self.run(inputs, out, **{name: getattr(settings, name) for name in self.reads}))
+
+
+def stage(
+    *,
+    needs: tuple[str, ...] = (),
+    wanted: Callable[[Settings], bool] = lambda settings: True,
+    rewrites: bool = False,
+    checks: tuple[str, ...] = (),
+    policy: str | None = None,
+) -> Callable[[Callable[..., Any]], Stage]:
+    """Makes a function a stage of its name; see the module's text and :class:`Stage`."""
+
+    def declare(run: Callable[..., Any]) -> Stage:
+        parameters = inspect.signature(run).parameters.values()
+        reads = tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
+        return Stage(run.__name__, needs, reads, run, wanted, rewrites, checks, policy)
+
+    return declare

@@ -1,0 +1,95 @@
+"""What one policy answers: it ranks candidates and the whole catalogue, and writes a title freely."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rosepo_ray.catalogue.title_index import TitleIndex
+from rosepo_ray.config.evaluation import EvaluationSettings
+from rosepo_ray.config.scoring import ScoringSettings
+from rosepo_ray.evaluation.controls import prediction
+from rosepo_ray.evaluation.whole_catalogue import TOP
+from rosepo_ray.policy.generation import generate
+from rosepo_ray.policy.model import Policy
+from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.scoring import score
+from rosepo_ray.policy.search.constrained import generate_items
+from rosepo_ray.policy.search.ranking import top_k
+from rosepo_ray.policy.search.title_trie import TitleTrie
+
+
+class Evaluator:
+    """One policy over one catalogue."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        item_ids: Sequence[str],
+        titles: Sequence[str],
+        evaluation: EvaluationSettings,
+        limits: ScoringSettings,
+    ) -> None:
+        self.policy, self.item_ids, self.evaluation, self.limits = policy, item_ids, evaluation, limits
+        self.title_of = dict(zip(item_ids, titles, strict=True))
+        self.titles = TitleIndex(self.title_of)
+        self.trie = TitleTrie.build(policy.prompter, list(titles), list(item_ids))
+
+    def predictions(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of `examples` with `rank_all` (is the whole catalogue ranked for it?) -> rows of `predictions`."""
+        chosen, limits = self.evaluation, self.limits
+        requests = []
+        for row in rows:
+            candidates = [self.title_of[item] for item in row["candidates"]]
+            requests.append(Request([self.title_of[item] for item in row["history"]], candidates, candidates))
+        logps = score(self.policy, requests, limits.batch, limits.tokens)
+        out = [prediction(row, values) for row, values in zip(rows, logps, strict=True)]
+        if chosen.generate:
+            texts = generate(
+                self.policy,
+                requests,
+                limits.batch,
+                self.trie.longest,
+                tokens=limits.tokens,
+                cache_mib=limits.cache_mib,
+            )
+            for answer, text in zip(out, texts, strict=True):
+                answer |= {"generated": text, "outcome": self.titles.outcome(text)[0]}
+        ranked = [number for number, row in enumerate(rows) if row["rank_all"]]
+        if ranked:
+            found = self._rank_catalogue([rows[n]["example_id"] for n in ranked], [requests[n] for n in ranked])
+            for number, answer in zip(ranked, found, strict=True):
+                out[number] |= answer
+        return out
+
+    def _rank_catalogue(self, row_ids: list[str], requests: list[Request]) -> list[dict[str, Any]]:
+        limits = self.limits
+        prompts = [self.policy.prompter.prompt_ids(request) for request in requests]
+        best = top_k(
+            self.policy,
+            self.trie,
+            prompts,
+            TOP,
+            row_ids,
+            batch=limits.batch,
+            tokens=limits.tokens,
+            cache_mib=limits.cache_mib,
+        )
+        out: list[dict[str, Any]] = [
+            {"top": [self.item_ids[item] for item in found.items], "top_scores": found.scores.tolist()}
+            for found in best
+        ]
+        if self.evaluation.beams:
+            written = generate_items(
+                self.policy,
+                self.trie,
+                prompts,
+                row_ids,
+                limits.batch,
+                self.evaluation.beams,
+                tokens=limits.tokens,
+                cache_mib=limits.cache_mib,
+            )
+            for answer, item in zip(out, written, strict=True):
+                answer["written_item"] = self.item_ids[item]
+        return out

@@ -1,0 +1,106 @@
+"""SFT: the language model learns to write the title of the next item."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from torch import Tensor
+
+from rosepo_ray.config.training import FitSettings
+from rosepo_ray.policy import batches, store
+from rosepo_ray.policy.engine.module import PackedPolicy
+from rosepo_ray.policy.model import Policy
+from rosepo_ray.policy.prompts import Request
+from rosepo_ray.training.buckets import buckets
+from rosepo_ray.training.loop import MicroBatch
+from rosepo_ray.training.order import steps
+from rosepo_ray.training.windows import Windows
+from rosepo_ray.training.world import World
+
+
+class WindowRows:
+    """Windows of users' sequences: every title but a window's first is a target (dense SFT)."""
+
+    def __init__(self, windows: Windows, titles: Sequence[str]) -> None:
+        """`titles` in the order of the catalogue that the windows number from 1."""
+        self.windows, self.titles = windows, titles
+
+    def row_ids(self, epoch: int) -> list[str]:
+        return self.windows.row_ids(epoch)
+
+    def row_id(self, epoch: int, index: int) -> str:
+        return self.windows.row_id(epoch, index)
+
+    def encode(self, policy: Policy, rows: Sequence[tuple[int, int]]) -> list[batches.Encoded]:
+        windows = [self.windows.window(*row) for row in rows]
+        return [batches.encode_window(policy, [self.titles[item - 1] for item in window]) for window in windows]
+
+    shape = staticmethod(lambda row: row.chained)
+    micro = staticmethod(batches.dense)
+
+
+class ExampleRows:
+    """Rows of `examples`: the loss falls on the target's title alone."""
+
+    def __init__(self, examples: pa.Table, title_of: dict[str, str]) -> None:
+        # In one piece: taking rows of several would put them together again at every step.
+        self.examples, self.title_of = examples.combine_chunks(), title_of
+        self.example_ids: list[str] = self.examples["example_id"].to_pylist()
+
+    def row_ids(self, epoch: int) -> list[str]:
+        return self.example_ids
+
+    def row_id(self, epoch: int, index: int) -> str:
+        return self.example_ids[index]
+
+    def encode(self, policy: Policy, rows: Sequence[tuple[int, int]]) -> list[batches.Encoded]:
+        return [
+            batches.encode(
+                policy,
+                Request(
+                    [self.title_of[item] for item in row["history"]],
+                    [self.title_of[row["target"]]],
+                    [self.title_of[item] for item in row.get("candidates", ())],
+                ),
+            )
+            for row in self.examples.take([index for _, index in rows]).to_pylist()
+        ]
+
+    shape = staticmethod(lambda row: row.shape)
+    micro = staticmethod(batches.targets)
+
+
+class SftProgram:
+    """Cross-entropy on response tokens; the denominator is their global number."""
+
+    def __init__(
+        self, policy: Policy, rows: WindowRows | ExampleRows, fit: FitSettings, seed: int, world: World
+    ) -> None:
+        """`seed` fixes the order of the rows, and with it everything that is random here."""
+        self.policy, self.rows, self.fit, self.seed, self.world = policy, rows, fit, seed, world
+        self.module = PackedPolicy(policy.model)
+
+    def batches(self, start: int) -> Iterator[list[MicroBatch]]:
+        plan = steps(
+            self.rows.row_ids,
+            seed=self.seed,
+            batch=self.fit.batch,
+            rank=self.world.rank,
+            world=self.world.size,
+            start=start,
+        )
+        for part in plan:
+            encoded, names = self.rows.encode(self.policy, part.rows), [self.rows.row_id(*row) for row in part.rows]
+            groups = buckets(list(map(self.rows.shape, encoded)), self.fit.micro_batch, self.world.device.type)
+            yield [
+                self.rows.micro(self.policy, [encoded[i] for i in group], [names[i] for i in group], part.real)
+                for group in groups
+            ]
+
+    def loss(self, outputs: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, float]]:
+        return -outputs.sum(), {}
+
+    def save(self, folder: Path) -> None:
+        store.save(self.policy, folder)

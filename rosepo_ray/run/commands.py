@@ -1,0 +1,61 @@
+"""The commands `rosepo align`, `rosepo stage NAME` and `rosepo promote`; the files in jobs/ are the same ones."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from rosepo_ray import __version__
+
+Command = Callable[[Sequence[str], str], int]
+
+
+def align(argv: Sequence[str], prog: str) -> int:
+    """The whole pipeline."""
+    from rosepo_ray.run import job
+
+    return job.main(argv, prog, "Align an LLM-based recommender with what its users value (RosePO).")
+
+
+def stage(argv: Sequence[str], prog: str) -> int:
+    """One stage, whose inputs are finished in the same run directory."""
+    from rosepo_ray.run import job, pipeline
+
+    stages = {stage.name: stage.description for stage in pipeline.STAGES}
+    lines = [f"  {name:12}{text}" for name, text in stages.items()]
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Run one stage of the pipeline in a run directory.",
+        epilog="\n".join(["stages:", *lines, "", f"`{prog} NAME --help` lists every setting."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=stages, metavar="NAME", help="the stage")
+    name = parser.parse_args(argv[:1]).name
+    return job.main(argv[1:], f"{prog} {name}", stages[name], only=name)
+
+
+def promote(argv: Sequence[str], prog: str) -> int:
+    """The challenger against the champion."""
+    from rosepo_ray.run import promote
+
+    return promote.main(argv, prog)
+
+
+COMMANDS: dict[str, Command] = {"align": align, "stage": stage, "promote": promote}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command `rosepo`."""
+    lines = [f"  {name:12}{command.__doc__}" for name, command in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="rosepo",
+        description="Align an LLM-based recommender with what its users value.",
+        epilog="\n".join(["commands:", *lines, "", "`rosepo COMMAND --help` tells more."]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"rosepo {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    given = list(sys.argv[1:] if argv is None else argv)
+    name = parser.parse_args(given[:1]).command
+    return COMMANDS[name](given[1:], f"rosepo {name}")

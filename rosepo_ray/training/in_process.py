@@ -1,0 +1,26 @@
+"""Training in one process, without a cluster and without checkpoints: for libraries, examples and benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rosepo_ray.config.training import FitSettings
+from rosepo_ray.training import loop
+from rosepo_ray.training.program import Program
+from rosepo_ray.training.world import World
+
+
+def _ignore(*_: Any) -> None:
+    pass
+
+
+def train(
+    program: Program,
+    fit: FitSettings,
+    steps: int,
+    on_step: Callable[[int, dict[str, float]], None] = _ignore,
+) -> None:
+    """Train `steps` steps of a program that was built for `World()`; `on_step(step, metrics)` follows each."""
+    state = loop.start(program.module, fit)
+    loop.fit(state, program.batches(0), program.loss, fit, steps, World(), on_step, _ignore)
