@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rosepo_ray.config.oracle import SasrecOracle
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.oracle.kinds import Sasrec
+from rosepo_ray.run.settings import Settings
 
 ITEMS = 1_682  # as MovieLens-100K
 WORDS = 1_500
@@ -162,7 +162,7 @@ def _oracle(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
     from rosepo_ray.training import in_process
     from rosepo_ray.training.world import World
 
-    assert isinstance(settings.oracle, SasrecOracle)
+    assert isinstance(settings.oracle, Sasrec)
     made = program(inputs["data"], settings.oracle, settings.data.history, 0, settings.seed, World())
     in_process.train(made, settings.oracle, settings.oracle.steps)
     items = tables.read(inputs["data"], "items", ["item_id", "popularity"])

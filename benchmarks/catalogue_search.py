@@ -29,12 +29,12 @@ import yaml
 from harness import ROOT, Promise, figure, measure, pin_threads, ratio, seconds, write
 
 from rosepo_ray.catalogue import ranks
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.policy import store
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.search.ranking import Found, score_all, top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
+from rosepo_ray.run.settings import Settings
 from rosepo_ray.seeds import generator
 from rosepo_ray.storage import tables
 

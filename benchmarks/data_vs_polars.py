@@ -46,13 +46,13 @@ def stage(recipe: Path, out: Path) -> dict[str, float]:
 
 def run_stage(recipe: Path, out: Path) -> dict[str, float]:
     """In the process that :func:`stage` starts."""
-    from rosepo_ray.config.settings import Settings
     from rosepo_ray.on_ray import cluster
+    from rosepo_ray.run.settings import Settings
 
     values = yaml.safe_load(recipe.read_text())
     settings = Settings.model_validate({"data": values["data"] | {"min_rating": MIN_RATING}})
     began = time.perf_counter()
-    cluster.start(settings)
+    cluster.start(settings.cluster, settings.oracle.served)
     started = time.perf_counter()
     try:
         from rosepo_ray.stages.data import data

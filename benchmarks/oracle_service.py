@@ -28,12 +28,12 @@ APP = "rosepo-benchmark-oracle"
 
 def build(folder: Path, seed: int = 1) -> None:
     """An oracle below `folder` in which every item is known."""
-    from rosepo_ray.config.oracle import SasrecOracle
     from rosepo_ray.oracle import store
+    from rosepo_ray.oracle.kinds import Sasrec
     from rosepo_ray.oracle.model import SasrecScorer
     from rosepo_ray.oracle.sasrec import SasRec, Shape
 
-    usual = SasrecOracle(hidden=HIDDEN)
+    usual = Sasrec(hidden=HIDDEN)
     model = SasRec(Shape(ITEMS, HISTORY, HIDDEN, usual.layers, usual.heads, usual.dropout), seed)
     scorer = SasrecScorer.build([model], [f"i{n}" for n in range(ITEMS)], [np.ones(ITEMS)], seed)
     store.save(scorer, folder)
@@ -62,17 +62,17 @@ def timed(side: Callable[[], list[Any]]) -> tuple[float, list[Any]]:
 
 def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure], dict[str, Any]]:
     """Figures and details. Starts a local Ray cluster and ends it."""
-    from rosepo_ray.config.settings import Settings
     from rosepo_ray.on_ray import cluster
     from rosepo_ray.on_ray.oracle_client import OracleClient
     from rosepo_ray.oracle import judging, store
+    from rosepo_ray.run.settings import Settings
 
     torch.set_num_threads(1)
     build(folder)
     oracle = store.load(folder)
     question = rows(BATCH * given.calls, given.k)
     pairs = BATCH * given.calls * given.k
-    cluster.start(Settings())
+    cluster.start(Settings().cluster, served=True)
     from rosepo_ray.on_ray import oracle_service
 
     try:

@@ -36,7 +36,7 @@ import alignment_workload as workload
 import numpy as np
 from harness import Figure, Promise, figure, write
 
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.run.settings import Settings
 
 if TYPE_CHECKING:
     from rosepo_ray.oracle.model import Oracle
@@ -58,7 +58,7 @@ def bare(settings: Settings, inputs: dict[str, str]) -> list[dict[str, float]]:
 
     torch.set_num_threads(settings.cluster.threads or 1)
     oracle = store.load(storage.join(inputs["calibrate"], "oracle"))
-    pairs = Direct(inputs["reject"], oracle, settings.align.epsilon_max)
+    pairs = Direct(inputs["reject"], oracle, settings.oracle.epsilon_max)
     made = program(inputs["data"], inputs["sft"], inputs["reject"], pairs, settings.align, settings.seed, World())
     found: list[dict[str, float]] = []
 
@@ -148,7 +148,7 @@ def compare(given: argparse.Namespace, folder: Path) -> tuple[dict[str, Figure],
     from rosepo_ray.on_ray import cluster
 
     settings = workload.settings(folder, given.size, given.batch, given.steps)
-    cluster.start(settings)
+    cluster.start(settings.cluster, settings.oracle.served)
     try:
         inputs = workload.prepare(settings, str(folder / "run"))
         arguments = {"settings": settings.model_dump(), "inputs": inputs}

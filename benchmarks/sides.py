@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from workload import BETA, EPSILON, PAD, Examples
 
-from rosepo_ray.losses import conservative, margins
+from rosepo_ray import losses
 from rosepo_ray.policy.engine.layout import pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import causal_lm
@@ -81,11 +81,16 @@ def _in_passes(one_pass: Callable[[Pairs], Tensor], batch: Examples, rows: int) 
     return torch.cat([one_pass(pairs[start : start + rows]) for start in range(0, len(pairs), rows)])
 
 
+OBJECTIVE = losses.Conservative(beta=BETA).build()
+
+
 def loss_of(logps_R: Tensor, reference_R: Tensor, size: int, epsilon: float = EPSILON) -> Tensor:
     """The conservative loss, summed over the B = `size` examples, mean over the K pairs of each."""
     logps_BR, reference_BR = logps_R.view(size, -1), reference_R.view(size, -1)
-    margins_BK = margins(logps_BR[:, 0], logps_BR[:, 1:], reference_BR[:, 0], reference_BR[:, 1:])
-    return conservative(margins_BK, torch.full_like(margins_BK, epsilon), BETA).mean(1).sum()
+    there_BR = torch.ones_like(logps_BR, dtype=torch.bool)
+    names = [str(row) for row in range(size)]
+    pairs = losses.Pairs(logps_BR, there_BR.long(), there_BR, names, reference_BR, torch.full_like(logps_BR, epsilon))
+    return OBJECTIVE(pairs).sum()
 
 
 class Step:

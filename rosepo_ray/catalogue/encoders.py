@@ -20,7 +20,7 @@ class TitleEncoder(Protocol):
 
     @property
     def name(self) -> str:
-        """As in `rejection.encoder`."""
+        """As in the settings."""
 
     @property
     def description(self) -> str:
@@ -49,7 +49,7 @@ class TfidfEncoder:
             self._vectorizer.fit(titles)
         except ValueError as error:
             raise BadInput(
-                f"rejection.encoder tfidf cannot be fitted on {len(titles)} titles ({error}); give data.items titles"
+                f"the encoder tfidf cannot be fitted on {len(titles)} titles ({error}); give data.items titles"
             ) from error
 
     def encode(self, titles: Sequence[str]) -> Vectors:
@@ -66,14 +66,14 @@ class SentenceEncoder:
             from sentence_transformers import SentenceTransformer
         except ImportError as error:
             raise BadInput(
-                f"rejection.encoder {name} needs the package sentence-transformers, which is not installed; "
-                "run `pip install sentence-transformers` or set rejection.encoder tfidf"
+                f"the encoder {name} needs the package sentence-transformers, which is not installed; "
+                "run `pip install sentence-transformers` or take tfidf"
             ) from error
         try:
             self._model = SentenceTransformer(name)
         except (OSError, ValueError) as error:
             raise BadInput(
-                f"rejection.encoder {name} cannot be loaded ({error}); give `tfidf`, the hub name of a "
+                f"the encoder {name} cannot be loaded ({error}); give `tfidf`, the hub name of a "
                 "sentence-transformers model, or a local folder with one"
             ) from error
 
@@ -83,7 +83,7 @@ class SentenceEncoder:
 
 
 def build_encoder(name: str, titles: Sequence[str]) -> TitleEncoder:
-    """The encoder of `rejection.encoder`; `titles` (the whole catalogue's) fit the TF-IDF.
+    """The encoder of that name; `titles` (the whole catalogue's) fit the TF-IDF.
 
     Raises:
         BadInput: the extra is not installed, the model cannot be loaded, or there is nothing to fit.

@@ -59,12 +59,29 @@ class Catalogue:
         return {item: position for position, item in enumerate(self.item_ids)}
 
     @cached_property
-    def _twins(self) -> dict[str, frozenset[str]]:
-        """Only items that share their title with another item: id -> the ids of all who bear it."""
+    def _by_key(self) -> dict[str, list[str]]:
         bearers: dict[str, list[str]] = defaultdict(list)
         for item, title in zip(self.item_ids, self.titles, strict=True):
             bearers[title_key(title)].append(item)
-        shared = [frozenset(items) for items in bearers.values() if len(items) > 1]
+        return bearers
+
+    def named(self, text: str) -> str | None:
+        """The one item whose title `text` is, but for case and spaces; None where none or several bear it."""
+        bearers = self._by_key.get(title_key(text), [])
+        return bearers[0] if len(bearers) == 1 and title_key(text) else None
+
+    def spelled(self, text: str) -> list[str]:
+        """The title of the item that `text` names, as the catalogue spells it; nothing where it names none."""
+        item = self.named(text)
+        return [] if item is None else [self.title_of(item)]
+
+    def title_of(self, item_id: str) -> str:
+        return self.titles[self.index[item_id]]
+
+    @cached_property
+    def _twins(self) -> dict[str, frozenset[str]]:
+        """Only items that share their title with another item: id -> the ids of all who bear it."""
+        shared = [frozenset(items) for items in self._by_key.values() if len(items) > 1]
         return {item: items for items in shared for item in items}
 
     def same_title(self, item_ids: Iterable[str]) -> set[str]:

@@ -22,5 +22,7 @@ class EvaluationSettings(Section):
     beams: int = Field(0, ge=0)
     """For the same examples let each policy write a title under the constraint that it is one of the catalogue, by
     beam search of this width (1 is greedy); 0 does without."""
+    encoder: str = "tfidf"
+    """Text encoder that measures semantic over-selection: `tfidf` (lexical) or a sentence-transformers model."""
     draws: int = Field(2000, ge=100)
     """Bootstrap draws (of users)."""

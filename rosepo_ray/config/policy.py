@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rosepo_ray.config.kinds import POLICIES, Kind
 from rosepo_ray.config.section import Section, absolute_folder
 
 
@@ -20,7 +22,8 @@ class LoraSettings(Section):
     """Names of the adapted modules."""
 
 
-class ScratchPolicy(Section):
+@POLICIES.kind
+class ScratchPolicy(Kind):
     """A small Llama with a BPE vocabulary learnt from the titles: trains in minutes on a CPU."""
 
     type: Literal["scratch"] = "scratch"
@@ -44,10 +47,11 @@ class ScratchPolicy(Section):
         return self
 
 
-class PretrainedPolicy(Section):
+@POLICIES.kind
+class PretrainedPolicy(Kind):
     """Any Hugging Face causal language model."""
 
-    type: Literal["pretrained"]
+    type: Literal["pretrained"] = "pretrained"
     model: str
     """Hub name, local folder, or `sample:smollm2-135m-instruct` (fetched through pip)."""
     revision: str | None = None
@@ -63,7 +67,12 @@ class PretrainedPolicy(Section):
         return absolute_folder(model)
 
 
-PolicySettings = Annotated[ScratchPolicy | PretrainedPolicy, Field(discriminator="type")]
+def is_hub_name(model: str) -> bool:
+    """True where `policy.model` can only be a name on the hub: neither a sample nor a path."""
+    return not model.startswith(("sample:", "/", ".", "~")) and model.count("/") < 2 and not Path(model).exists()
+
+
+PolicySettings = ScratchPolicy | PretrainedPolicy
 
 
 class PromptSettings(Section):

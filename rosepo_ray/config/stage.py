@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rosepo_ray.config.settings import Settings
-
 OPERATIONAL = ("run", "cluster", "scoring", "mlflow", "promotion")
 """Sections that do not change results: a run may go on with more workers or another tracking server."""
 POLICIES = "policies"
@@ -34,7 +32,8 @@ class Stage:
     needs: tuple[str, ...]
     reads: tuple[str, ...]
     run: Callable[..., Any]
-    wanted: Callable[[Settings], bool]
+    wanted: Callable[..., bool]
+    """Called with the sections that it names, as `run` is: whether these settings have the stage at all."""
     rewrites: bool
     """Start with an empty folder. The other stages go on from what theirs holds: checkpoints, or finished units."""
     checks: tuple[str, ...]
@@ -47,12 +46,16 @@ class Stage:
         """What it does, in one line: its docstring's first."""
         return (self.run.__doc__ or self.name).partition("\n")[0].rstrip(".") + "."
 
-    def values(self, settings: Settings) -> dict[str, Any]:
+    def is_wanted(self, settings: Any) -> bool:
+        names = inspect.signature(self.wanted).parameters
+        return bool(self.wanted(**{name: getattr(settings, name) for name in names}))
+
+    def values(self, settings: Any) -> dict[str, Any]:
         """The settings that its result depends on, JSON-able."""
         read = {name: getattr(settings, name) for name in self.reads if name not in (*OPERATIONAL, *self.checks)}
         return {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in read.items()}
 
-    def start(self, settings: Settings, inputs: Inputs, out: str) -> dict[str, Any]:
+    def start(self, settings: Any, inputs: Inputs, out: str) -> dict[str, Any]:
         """Run it into the folder `out`; what its marker keeps."""
         return asdict(self.run(inputs, out, **{name: getattr(settings, name) for name in self.reads}))
 
@@ -60,7 +63,7 @@ class Stage:
 def stage(
     *,
     needs: tuple[str, ...] = (),
-    wanted: Callable[[Settings], bool] = lambda settings: True,
+    wanted: Callable[..., bool] = lambda: True,
     rewrites: bool = False,
     checks: tuple[str, ...] = (),
     policy: str | None = None,

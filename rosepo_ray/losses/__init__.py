@@ -1,18 +1,9 @@
-"""Preference objectives: one pure function per file, found by the `type` of `align.objective`."""
+"""Preference objectives: one per file, found by the `type` of `align.objective`."""
 
-from __future__ import annotations
+from rosepo_ray.losses.conservative import Conservative
+from rosepo_ray.losses.dr_dpo import DrDpo
+from rosepo_ray.losses.objective import Objective, ObjectiveSettings, Pairs
+from rosepo_ray.losses.robust import Robust
+from rosepo_ray.losses.simpo import Simpo
 
-from collections.abc import Callable
-
-from torch import Tensor
-
-from rosepo_ray.losses.conservative import conservative
-from rosepo_ray.losses.margin import margins
-from rosepo_ray.losses.robust import robust
-
-Objective = Callable[[Tensor, Tensor, float], Tensor]
-"""(margins_BK, epsilon_BK, beta) -> loss_BK, not reduced."""
-
-OBJECTIVES: dict[str, Objective] = {"conservative": conservative, "robust": robust}
-
-__all__ = ["OBJECTIVES", "Objective", "conservative", "margins", "robust"]
+__all__ = ["Conservative", "DrDpo", "Objective", "ObjectiveSettings", "Pairs", "Robust", "Simpo"]

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from rosepo_ray.losses.margin import at_least_fp32
+from rosepo_ray.config.kinds import OBJECTIVES
+from rosepo_ray.losses.objective import Need, Objective, Pairs, WithBeta, given
 
 
-def conservative(margins_BK: Tensor, epsilon_BK: Tensor, beta: float) -> Tensor:
-    """L = (1-e) softplus(-b D) + e softplus(b D), per pair, not reduced.
+@OBJECTIVES.kind
+class Conservative(WithBeta):
+    """L = (1-e) softplus(-bD) + e softplus(bD)."""
+
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference", "epsilon"})
+    type: Literal["conservative"] = "conservative"
+
+    def build(self) -> Objective:
+        return ConservativeObjective(self)
+
+
+class ConservativeObjective(Objective):
+    """L = (1-e) softplus(-b D) + e softplus(b D), mean over the rejected.
 
     RosePO (Liao et al. 2024, arXiv:2410.12519) smooths each pair by its own e; with one constant e this is cDPO
     (Mitchell 2023, "A note on DPO with noisy preferences"), with e = 0 it is DPO, -log sigmoid(b D) (Rafailov et
     al. 2023, arXiv:2305.18290, equation 7). dL/dD = b (sigmoid(b D) - (1-e)), so the optimum is b D* = logit(1-e).
-
-    Args:
-        margins_BK: D of :func:`rosepo_ray.losses.margins` [B, K], nats.
-        epsilon_BK: probability that the pair is the wrong way round [B, K], in [0, 1].
-        beta: strength of the pull to the reference, > 0.
-
-    Returns:
-        loss_BK [B, K], fp32 or wider, never negative; finite for every finite margin.
+    Never negative.
     """
-    scaled_BK = beta * at_least_fp32(margins_BK)
-    epsilon_BK = epsilon_BK.to(scaled_BK.dtype)
-    return (1 - epsilon_BK) * softplus(-scaled_BK) + epsilon_BK * softplus(scaled_BK)
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        scaled_BK = self.settings.beta * pairs.margins_BK()
+        epsilon_BK = given(pairs.epsilon_BR, "epsilon")[:, 1:].to(scaled_BK.dtype)
+        return pairs.rejected_mean_B((1 - epsilon_BK) * softplus(-scaled_BK) + epsilon_BK * softplus(scaled_BK))

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Literal
+
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from rosepo_ray.config.kinds import OBJECTIVES
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.losses.margin import at_least_fp32
+from rosepo_ray.losses.objective import Need, Objective, Pairs, WithBeta, given
 
 
-def robust(margins_BK: Tensor, epsilon_BK: Tensor, beta: float) -> Tensor:
-    """L = [(1-e) softplus(-b D) - e softplus(b D)] / (1-2e), per pair, not reduced.
+@OBJECTIVES.kind
+class Robust(WithBeta):
+    """L = [(1-e) softplus(-bD) - e softplus(bD)] / (1-2e) (rDPO, Chowdhury et al. 2024, arXiv:2403.00409)."""
 
-    rDPO (Chowdhury et al. 2024, arXiv:2403.00409), with an e per pair. If the label of a pair is
-    flipped with probability e, the mean of L over the flips is the DPO loss of the true label. L is unbounded
-    below (no finite optimum) and may be negative.
+    needs: ClassVar[frozenset[Need]] = frozenset({"reference", "epsilon"})
+    largest_epsilon: ClassVar[float] = 0.4
+    type: Literal["robust"] = "robust"
 
-    Args:
-        margins_BK: D of :func:`rosepo_ray.losses.margins` [B, K], nats.
-        epsilon_BK: flip probability [B, K], in [0, 0.5); near 0.5 the variance explodes, keep it at 0.4 or less.
-        beta: strength of the pull to the reference, > 0.
+    def build(self) -> Objective:
+        return RobustObjective(self)
 
-    Returns:
-        loss_BK [B, K], fp32 or wider; finite for every finite margin.
 
-    Raises:
-        RosepoError: an e of 0.5 or more, where the formula divides by zero or turns its sign.
+class RobustObjective(Objective):
+    """L = [(1-e) softplus(-b D) - e softplus(b D)] / (1-2e), mean over the rejected.
+
+    rDPO (Chowdhury et al. 2024, arXiv:2403.00409), with an e per pair. If the label of a pair is flipped with
+    probability e, the mean of L over the flips is the DPO loss of the true label. L is unbounded below (no finite
+    optimum) and may be negative; near e = 0.5 its variance explodes.
     """
-    scaled_BK = beta * at_least_fp32(margins_BK)
-    epsilon_BK = epsilon_BK.to(scaled_BK.dtype)
-    if epsilon_BK.numel() and float(epsilon_BK.max()) >= 0.5:
-        raise RosepoError(
-            f"the robust objective got epsilon {float(epsilon_BK.max()):.4g}, and it divides by 1-2e; "
-            "set align.epsilon_max to 0.4 or less"
-        )
-    numerator_BK = (1 - epsilon_BK) * softplus(-scaled_BK) - epsilon_BK * softplus(scaled_BK)
-    return numerator_BK / (1 - 2 * epsilon_BK)
+
+    def forward(self, pairs: Pairs) -> Tensor:
+        """Raises RosepoError for an e of 0.5 or more, where the formula divides by zero or turns its sign."""
+        scaled_BK = self.settings.beta * pairs.margins_BK()
+        epsilon_BK = given(pairs.epsilon_BR, "epsilon")[:, 1:].to(scaled_BK.dtype)
+        if epsilon_BK.numel() and float(epsilon_BK.max()) >= 0.5:
+            raise RosepoError(
+                f"the robust objective got epsilon {float(epsilon_BK.max()):.4g}, and it divides by 1-2e; "
+                f"set oracle.epsilon_max to {Robust.largest_epsilon} or less"
+            )
+        numerator_BK = (1 - epsilon_BK) * softplus(-scaled_BK) - epsilon_BK * softplus(scaled_BK)
+        return pairs.rejected_mean_B(numerator_BK / (1 - 2 * epsilon_BK))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.process import run_log
 
@@ -36,11 +36,9 @@ class Need:
     sum: str
 
 
-def need(settings: Settings) -> Need:
+def need(cluster: ClusterSettings, served: bool) -> Need:
     """The widest stage is alignment: training workers, the oracle's replicas and, per worker, the stream that asks the
-    oracle (a read, a sort and a map task); or the scoring actors of rejection and evaluation."""
-    cluster = settings.cluster
-    served = settings.oracle.type != "constant"
+    oracle (a read, a sort and a map task) where one is `served`; or the scoring actors of rejection and evaluation."""
     oracle = ORACLE_CPUS * cluster.oracle_replicas_max if served else 0.0
     align = cluster.workers + oracle + cluster.workers * (1.0 + 2 * READ_CPUS)
     actors = ACTOR_CPUS * cluster.actors + 2 * READ_CPUS
@@ -59,11 +57,11 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
 
 
-def address(settings: Settings) -> str | None:
-    return settings.cluster.address or os.environ.get("RAY_ADDRESS") or None
+def address(cluster: ClusterSettings) -> str | None:
+    return cluster.address or os.environ.get("RAY_ADDRESS") or None
 
 
-def start(settings: Settings) -> bool:
+def start(cluster: ClusterSettings, served: bool) -> bool:
     """Connect to the cluster named by settings or RAY_ADDRESS, else start a local one; True where it is local.
 
     Raises BadInput where the run does not fit: Ray would wait for the missing CPUs without a word.
@@ -72,7 +70,7 @@ def start(settings: Settings) -> bool:
     import ray
 
     run_log.quiet()  # importing it, Ray has set its own level
-    wanted, where = need(settings), address(settings)
+    wanted, where = need(cluster, served), address(cluster)
     if where is None:
         ray.init(
             address="local",  # else Ray joins whatever cluster was last started by hand on this machine
@@ -89,17 +87,17 @@ def start(settings: Settings) -> bool:
         except ConnectionError as error:
             raise BadInput(f"no Ray cluster answers at '{where}'; start one or unset cluster.address") from error
     try:
-        _refuse_misfit(settings, wanted)
+        _refuse_misfit(cluster, wanted)
     except BadInput:
         stop()
         raise
     return where is None
 
 
-def _refuse_misfit(settings: Settings, wanted: Need) -> None:
+def _refuse_misfit(cluster: ClusterSettings, wanted: Need) -> None:
     import ray
 
-    if settings.cluster.autoscaling:
+    if cluster.autoscaling:
         return
     there = ray.cluster_resources()
     if there.get("CPU", 0) < wanted.cpus or there.get("GPU", 0) < wanted.gpus:

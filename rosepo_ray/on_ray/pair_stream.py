@@ -18,12 +18,11 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
-from rosepo_ray.config.align import AlignSettings
-from rosepo_ray.config.oracle import ConstantOracle, OracleSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.on_ray import cluster, data_context, oracle_service
 from rosepo_ray.on_ray.oracle_client import OracleClient
 from rosepo_ray.oracle import answers, smoothing
+from rosepo_ray.oracle.kinds import Constant, OracleSettings, Replay, ScoringOracle
 from rosepo_ray.process import run_log
 from rosepo_ray.storage import tables
 
@@ -50,9 +49,10 @@ class PairStream:
     out: str
     """The alignment stage's folder, where the answers are stored."""
     oracle: OracleSettings
-    align: AlignSettings
+    needs: frozenset[str]
+    """What the objective wants to know of each pair."""
     app: str | None
-    """The Serve app of the oracle; None where epsilon is constant or replayed."""
+    """The Serve app of the oracle; None where nothing hosts it."""
 
     def await_oracle(self) -> None:
         """Wait until the oracle can answer. Raises RosepoError where it does not come up."""
@@ -115,18 +115,20 @@ class AskOracle:
 
     def __init__(self, stream: PairStream, log: run_log.Target | None) -> None:
         run_log.in_worker(log, "ask-oracle")
-        self.oracle, self.align, self.out = stream.oracle, stream.align, stream.out
+        self.oracle, self.needs, self.out = stream.oracle, stream.needs, stream.out
         self.stored = answers.stored(self.out)
-        replayed = {} if self.align.replay is None else answers.table(self.align.replay)
-        if self.align.replay is not None and not replayed:
+        replayed = answers.table(self.oracle.folder) if isinstance(self.oracle, Replay) else {}
+        if isinstance(self.oracle, Replay) and not replayed:
             raise RosepoError(
-                f"this node finds no smoothing table in align.replay '{self.align.replay}'; every node must be "
-                "able to read it"
+                f"this node finds no smoothing table in oracle.folder '{self.oracle.folder}'; every node must be able "
+                "to read it"
             )
         self.known = replayed | self.stored
         self.client = None if stream.app is None else OracleClient(stream.app, batch=_ASK_ROWS)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
+        if "epsilon" not in self.needs:
+            return batch
         rows = batch.select(["example_id", "user_id", "history", "chosen", "rejected"]).to_pylist()
         for row in rows:
             if row["example_id"] in self.known and self.known[row["example_id"]].rejected != row["rejected"]:
@@ -147,16 +149,16 @@ class AskOracle:
         ).append_column("oracle_version", pa.array([answer.oracle_version for answer in found], pa.string()))
 
     def _ask(self, missing: list[dict[str, Any]]) -> dict[str, answers.Answer]:
-        if isinstance(self.oracle, ConstantOracle) and self.align.replay is None:
+        if isinstance(self.oracle, Constant):
             constant, label = self.oracle.epsilon, f"constant:{self.oracle.epsilon:g}"
             return {
                 row["example_id"]: answers.Answer(row["rejected"], [constant] * len(row["rejected"]), label)
                 for row in missing
             }
-        if self.client is None:
+        if self.client is None or not isinstance(self.oracle, ScoringOracle):
             raise RosepoError(
-                f"align.replay holds no smoothing for {missing[0]['example_id']} and {len(missing) - 1} more of this "
-                "batch; replay with the settings of the run that wrote it"
+                f"the replayed table holds no smoothing for {missing[0]['example_id']} and {len(missing) - 1} more of "
+                "this batch; replay with the settings of the run that wrote it"
             )
         answer = self.client.judge(
             *[[row[name] for row in missing] for name in ("user_id", "history", "chosen", "rejected")]
@@ -164,6 +166,6 @@ class AskOracle:
         found = {}
         for row, doubt, version in zip(missing, answer.disagreement, answer.versions, strict=True):
             is_item = np.array([item is not None for item in row["rejected"]])
-            epsilon = smoothing.clip(doubt, is_item, self.align.epsilon_max)
+            epsilon = smoothing.clip(doubt, is_item, self.oracle.epsilon_max)
             found[row["example_id"]] = answers.Answer(row["rejected"], epsilon.tolist(), version)
         return found

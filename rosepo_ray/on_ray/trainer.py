@@ -159,7 +159,7 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
     program.module.to(world.device)
     fit, out = config["fit"], config["out"]
     checkpoints = storage.join(out, "checkpoints")
-    state = loop.start(program.module, fit)
+    state = loop.start(program, fit)
     checkpoint.load_newest(state, checkpoints, warn=world.rank == 0)
     if state.step and world.rank == 0:
         run_log.LOGGER.info("going on after step %d of %d", state.step, config["steps"])
@@ -191,8 +191,7 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
 
     loop.fit(
         state,
-        program.batches(state.step),
-        program.loss,
+        program,
         fit,
         config["steps"],
         world,

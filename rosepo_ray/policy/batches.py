@@ -11,7 +11,7 @@ from rosepo_ray.policy.engine.layout import PackedBatch, chain, pack
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.training.buckets import Shape
-from rosepo_ray.training.loop import MicroBatch
+from rosepo_ray.training.program import MicroBatch
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Free text: the title that a policy writes by itself, greedily."""
+"""Free text: the title that a policy writes by itself, greedily or sampled."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompt_groups import together
 from rosepo_ray.policy.prompts import Request
+from rosepo_ray.seeds import derive
 
 
 def generate(
@@ -22,13 +23,53 @@ def generate(
     return [policy.prompter.written(row) for row in written]
 
 
+def sample(
+    policy: Policy,
+    requests: Sequence[Request],
+    names: Sequence[str],
+    batch: int,
+    longest: int,
+    *,
+    seed: int,
+    temperature: float,
+    tokens: int = 4096,
+    cache_mib: int = 1024,
+) -> list[str]:
+    """One text per request, drawn from the policy at `temperature` with noise fixed by (seed, its name) alone: the
+    same in any batch. Two requests that should differ need two names."""
+    prompts = [policy.prompter.prompt_ids(request) for request in requests]
+
+    def noise(rows: list[int], width: int) -> LogitsProcessor:
+        return GumbelNoise([names[row] for row in rows], width, seed, temperature)
+
+    written = write(policy, prompts, batch, longest, adjust=noise, tokens=tokens, cache_mib=cache_mib)
+    return [policy.prompter.written(row) for row in written]
+
+
+class GumbelNoise(LogitsProcessor):
+    """Makes the greedy choice a draw from softmax(logits / temperature): argmax(logits / T + Gumbel noise) (Gumbel
+    1954; Maddison et al. 2014, arXiv:1411.0030). The noise of a row's n-th token is fixed by (seed, name, n)."""
+
+    def __init__(self, names: Sequence[str], width: int, seed: int, temperature: float) -> None:
+        self.names, self.width, self.seed, self.temperature = names, width, seed, temperature
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self.width
+        noise = torch.stack([self._row(name, step, scores.shape[1]) for name in self.names])
+        return scores / self.temperature + noise.to(scores.device)
+
+    def _row(self, name: str, step: int, size: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(derive(self.seed, "sampled text", name, step))
+        return -torch.empty(size).exponential_(generator=generator).log()
+
+
 def write(
     policy: Policy,
     prompts: Sequence[Sequence[int]],
     batch: int,
     longest: int,
     beams: int = 1,
-    restrict: Callable[[int], LogitsProcessor] | None = None,
+    adjust: Callable[[list[int], int], LogitsProcessor] | None = None,
     *,
     tokens: int,
     cache_mib: int,
@@ -37,8 +78,8 @@ def write(
 
     `batch` prompts go together at most, fewer where they have more than `tokens` tokens or would need more than
     `cache_mib` for keys and values, beams counted.
-    One beam is greedy; of more the one with the highest summed log-probability wins. `restrict(width)` makes what may
-    change the scores of the next token, where prompts are padded to `width` columns.
+    One beam is greedy; of more the one with the highest summed log-probability wins. `adjust(rows, width)` makes what
+    may change the scores of the next token, for those prompts, padded to `width` columns.
     """
     found: list[list[int]] = [[] for _ in prompts]
     model, end_id = causal_lm(policy.model).eval(), policy.prompter.end_id
@@ -62,7 +103,7 @@ def write(
                 input_ids=padded.to(policy.device),
                 attention_mask=mask.to(policy.device),
                 generation_config=plain,
-                logits_processor=LogitsProcessorList([] if restrict is None else [restrict(width)]),
+                logits_processor=LogitsProcessorList([] if adjust is None else [adjust(here, width)]),
             )[:, width:].cpu()
             for row, index in enumerate(here):
                 ids = written[row].tolist()

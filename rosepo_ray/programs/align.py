@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +12,24 @@ from torch import Tensor
 
 from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.errors import Refused
-from rosepo_ray.losses import OBJECTIVES, margins
+from rosepo_ray.losses import Objective
 from rosepo_ray.policy import batches, store
-from rosepo_ray.policy.engine.layout import PackedBatch
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
+from rosepo_ray.programs.pair_batch import Derivative, PairBatch, derivatives, pair_batch
 from rosepo_ray.training.buckets import buckets
-from rosepo_ray.training.loop import MicroBatch
 from rosepo_ray.training.order import steps
+from rosepo_ray.training.program import MicroBatch
 from rosepo_ray.training.world import World
 
-Pairs = Callable[[Sequence[str]], Iterator[dict[str, Any]]]
-"""The rows of the table `pairs` with these example_ids, in that order (an id may come several times), each with
-`epsilon` [K]: a stream of Ray Data, or a dictionary in one process."""
+Rows = Callable[[Sequence[str]], Iterator[dict[str, Any]]]
+"""The rows of the table `pairs` with these example_ids, in that order (an id may come several times), with `epsilon`
+[K] where the objective needs it: a stream of Ray Data, or a dictionary in one process."""
 
 _REFERENCE_TOLERANCE = {"cpu": 1e-3, "cuda": 1e-2}
 """Nats per response, in fp32 on either side. The pairs may have been scored on other hardware, whose kernels sum in
 another order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairBatch(MicroBatch):
-    """A micro-batch of B pairs with K rejected items each; responses lie row by row, chosen first."""
-
-    ref_chosen_B: Tensor
-    ref_rejected_BK: Tensor
-    epsilon_BK: Tensor
-    chosen_tokens_B: Tensor
-    fresh: bool
-    """True before the first optimiser step, when policy and reference must agree."""
 
 
 class AlignProgram:
@@ -52,15 +40,18 @@ class AlignProgram:
         policy: Policy,
         title_of: Mapping[str, str],
         example_ids: Sequence[str],
-        pairs: Pairs,
+        rows: Rows,
         align: AlignSettings,
         seed: int,
         world: World,
     ) -> None:
         """`policy` is the SFT policy, trainable; `example_ids` names every training pair, in the table's order."""
-        self.policy, self.title_of, self.ids, self.pairs = policy, title_of, example_ids, pairs
+        self.policy, self.title_of, self.ids, self.rows = policy, title_of, example_ids, rows
         self.align, self.seed, self.world = align, seed, world
         self.module = PackedPolicy(policy.model)
+        self.objective: Objective = align.objective.build()
+        self.state = self.objective
+        self._ahead: deque[Derivative] = deque()
 
     def batches(self, start: int) -> Iterator[list[MicroBatch]]:
         plan = list(
@@ -74,17 +65,18 @@ class AlignProgram:
                 epochs=self.align.epochs,
             )
         )
-        rows = self.pairs([self.ids[index] for part in plan for _, index in part.rows])
+        rows = self.rows([self.ids[index] for part in plan for _, index in part.rows])
         for part in plan:
             yield self._micros([next(rows) for _ in part.rows], part.real, part.step == 0)
 
     def _micros(self, rows: list[dict[str, Any]], real: bool, fresh: bool) -> list[MicroBatch]:
         encoded = [batches.encode(self.policy, self._request(row)) for row in rows]
         groups = buckets([row.shape for row in encoded], self.align.micro_batch, self.world.device.type)
-        return [
-            self._micro([rows[i] for i in group], batches.packed(self.policy, [encoded[i] for i in group]), real, fresh)
-            for group in groups
-        ]
+        micros: list[MicroBatch] = []
+        for group in groups:
+            packed = batches.packed(self.policy, [encoded[i] for i in group])
+            micros.append(pair_batch([rows[i] for i in group], packed, self.objective.needs, real, fresh))
+        return micros
 
     def _request(self, row: dict[str, Any]) -> Request:
         return Request(
@@ -93,45 +85,42 @@ class AlignProgram:
             [self.title_of[item] for item in row["candidates"]],
         )
 
-    def _micro(self, rows: list[dict[str, Any]], packed: PackedBatch, real: bool, fresh: bool) -> PairBatch:
-        return PairBatch(
-            packed,
-            len(rows) if real else 0,
-            [row["example_id"] for row in rows],
-            packed.tokens,
-            ref_chosen_B=torch.tensor([row["ref_chosen_logp"] for row in rows]),
-            ref_rejected_BK=torch.tensor([row["ref_rejected_logps"] for row in rows]),
-            epsilon_BK=torch.tensor([row["epsilon"] for row in rows]),
-            chosen_tokens_B=batches.response_tokens(packed).view(len(rows), -1)[:, 0],
-            fresh=fresh,
-        )
+    def look_ahead(self, micros: Sequence[PairBatch], run: Callable[[Any], Tensor]) -> None:
+        """An objective that is not separable gets its exact gradient in two passes: log-probabilities of the global
+        batch without gradient here (`run` gives a micro-batch's), then each micro-batch goes backward with the
+        derivative of the loss by its log-probabilities."""
+        if not self.objective.separable:
+            with torch.no_grad():
+                own = [micro.pairs(run(micro.inputs)) for micro in micros]
+            self._ahead = deque(derivatives(self.objective, own, [bool(micro.count) for micro in micros], self.world))
 
     def loss(self, outputs: Tensor, micro: PairBatch) -> tuple[Tensor, dict[str, float]]:
-        align = self.align
-        logps_BR = outputs.view(len(micro.row_ids), -1)
-        chosen_B, rejected_BK = logps_BR[:, 0], logps_BR[:, 1:]
-        to = outputs.device
-        ref_chosen_B, ref_rejected_BK = micro.ref_chosen_B.to(to), micro.ref_rejected_BK.to(to)
-        epsilon_BK = micro.epsilon_BK.to(to)
-        if micro.fresh:
-            self._compare_with_reference(logps_BR, torch.cat([ref_chosen_B[:, None], ref_rejected_BK], 1), micro)
-        margins_BK = margins(chosen_B, rejected_BK, ref_chosen_B, ref_rejected_BK)
-        loss_B = OBJECTIVES[align.objective.type](margins_BK, epsilon_BK, align.beta).mean(1)
-        if align.sft_weight:
-            loss_B = loss_B - align.sft_weight * chosen_B / micro.chosen_tokens_B.to(to)
-        per_row = {
-            "margin": margins_BK.mean(1),
-            "pair_accuracy": (margins_BK > 0).float().mean(1),
-            "chosen_logp": chosen_B,
-            "rejected_logp": rejected_BK.mean(1),
-            "epsilon": epsilon_BK.mean(1),
-        }
+        pairs = micro.pairs(outputs)
+        if micro.fresh and pairs.ref_logps_BR is not None:
+            self._compare_with_reference(pairs.logps_BR, pairs.ref_logps_BR, micro)
+        if self.objective.separable:
+            loss_B = self.objective(pairs)
+        else:
+            loss_B = self._ahead.popleft().by(pairs.logps_BR)
+        chosen_B = pairs.logps_BR[:, 0]
+        if self.align.sft_weight:
+            loss_B = loss_B - self.align.sft_weight * chosen_B / pairs.lengths_BR[:, 0]
+        per_row = {"chosen_logp": chosen_B, "rejected_logp": pairs.rejected_mean_B(pairs.logps_BR[:, 1:])}
+        if pairs.ref_logps_BR is not None:
+            margins_BK = pairs.margins_BK()
+            per_row["margin"] = pairs.rejected_mean_B(margins_BK)
+            per_row["pair_accuracy"] = pairs.rejected_mean_B((margins_BK > 0).float())
+        if pairs.epsilon_BR is not None:
+            per_row["epsilon"] = pairs.rejected_mean_B(pairs.epsilon_BR[:, 1:])
         return loss_B.sum(), {name: float(values.detach().sum()) for name, values in per_row.items()}
+
+    def after_step(self, metrics: Mapping[str, float]) -> None:
+        self.objective.observe(metrics)
 
     def _compare_with_reference(self, logps_BR: Tensor, reference_BR: Tensor, micro: PairBatch) -> None:
         if not self.world.exact:  # the reference is fp32: bf16 would hide another model, or refuse the right one
             with torch.no_grad():
-                logps_BR = self.module(micro.inputs.to(self.world.device)).view_as(logps_BR)
+                logps_BR = micro.pairs(self.module(micro.inputs.to(self.world.device))).logps_BR
         difference_BR = (logps_BR.detach() - reference_BR).abs()
         if (difference_BR > _REFERENCE_TOLERANCE[self.world.device.type]).any():
             worst = int(difference_BR.amax(1).argmax())

@@ -9,7 +9,7 @@ import torch
 
 from rosepo_ray.oracle.sasrec import Inputs
 from rosepo_ray.seeds import mix64
-from rosepo_ray.training.loop import MicroBatch
+from rosepo_ray.training.program import MicroBatch
 from rosepo_ray.training.windows import Windows
 
 

@@ -3,71 +3,106 @@ reference log-probabilities of chosen and rejected in the same pass."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.scoring import ScoringSettings
+from rosepo_ray.policy.generation import sample
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
-from rosepo_ray.rejection import Pick, RejectionRow, Strategy
+from rosepo_ray.rejection import Answers, Ask, Pick, RejectionRow, Strategy
 
 
 class Rejector:
-    """Proposes from catalogue pools, scores once, completes from the policy's scores."""
+    """Gathers what the strategy asks about many rows, lets the policy answer, and lets the strategy pick."""
 
     def __init__(
-        self,
-        policy: Policy,
-        strategy: Strategy,
-        title_of: Mapping[str, str],
-        k: int,
-        seed: int,
-        limits: ScoringSettings,
+        self, policy: Policy, strategy: Strategy, catalogue: Catalogue, k: int, seed: int, limits: ScoringSettings
     ) -> None:
-        self.policy, self.strategy, self.title_of = policy, strategy, title_of
+        self.policy, self.strategy, self.catalogue = policy, strategy, catalogue
         self.k, self.seed, self.limits = k, seed, limits
+        self.longest = max(len(ids) + 1 for ids in policy.prompter.all_text_ids(catalogue.titles))
 
     def pairs(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows of `examples` with `excluded` (items that must not be drawn) -> rows of `pairs`."""
+        """Rows of `examples` with `excluded` (items that must not be drawn) -> rows of `pairs`. A row for which nothing
+        is found has no rejected items."""
         framed = [
             RejectionRow(
                 r["example_id"], r["user_id"], r["history"], r["target"], r["candidates"], frozenset(r["excluded"])
             )
             for r in rows
         ]
-        proposed = [self.strategy.propose(row, self.k, self.seed) for row in framed]
-        pool = [list(row["candidates"]) if self.strategy.needs_scores else [row["target"]] for row in rows]
-        for items, waiting in zip(pool, proposed, strict=True):
-            items += [pick.item_id for pick in waiting if pick is not None and pick.item_id not in items]
+        asks = [self.strategy.ask(row, self.k, self.seed) for row in framed]
+        texts = self._write(framed, asks)
+        titles = [self._to_score(*each) for each in zip(framed, asks, texts, strict=True)]
         requests = [
-            Request(self._titles(row["history"]), self._titles(items), self._titles(row["candidates"]))
-            for row, items in zip(rows, pool, strict=True)
+            Request(self._titles(row.history), scored, self._titles(row.candidates))
+            for row, scored in zip(framed, titles, strict=True)
         ]
         logps = score(self.policy, requests, self.limits.batch, self.limits.tokens)
         out = []
-        for row, frame, items, waiting, values in zip(rows, framed, pool, proposed, logps, strict=True):
-            logp = dict(zip(items, values.tolist(), strict=True))
-            picks = [pick for pick in waiting if pick is not None]  # those that needed no scores
-            if len(picks) < len(waiting):
-                of_candidates = np.array([logp[item] for item in row["candidates"]])
-                picks = self.strategy.complete(frame, waiting, of_candidates, self.seed)
+        for row, frame, ask, written, scored, values in zip(rows, framed, asks, texts, titles, logps, strict=True):
+            logp = dict(zip(scored, values.tolist(), strict=True))
+            of_candidates = {item: logp[self._title(item)] for item in frame.candidates} if ask.scores else {}
+            picks = self.strategy.pick(frame, ask, Answers(of_candidates, written), self.seed)
             out.append(self._pair(row, picks, logp))
         return out
 
+    def _write(self, rows: Sequence[RejectionRow], asks: Sequence[Ask]) -> list[list[str]]:
+        """The texts that each row asks for: equal ones once, blank ones not at all."""
+        asking = [number for number, ask in enumerate(asks) if ask.texts]
+        found: list[list[str]] = [[] for _ in rows]
+        if not asking:
+            return found
+        requests = [
+            Request(self._titles(rows[n].history), (), self._titles(rows[n].candidates))
+            for n in asking
+            for _ in range(asks[n].texts)
+        ]
+        names = [f"{rows[n].example_id}\x1f{draw}" for n in asking for draw in range(asks[n].texts)]
+        written = iter(
+            sample(
+                self.policy,
+                requests,
+                names,
+                self.limits.batch,
+                self.longest,
+                seed=self.seed,
+                temperature=asks[asking[0]].temperature,
+                tokens=self.limits.tokens,
+                cache_mib=self.limits.cache_mib,
+            )
+        )
+        for n in asking:
+            texts = [next(written) for _ in range(asks[n].texts)]
+            found[n] = [text for text in dict.fromkeys(texts) if text.strip()]
+        return found
+
+    def _to_score(self, row: RejectionRow, ask: Ask, texts: Sequence[str]) -> list[str]:
+        """The target's title, what is drawn already, and all that may still be picked; each text once."""
+        drawn = [pick.text for pick in ask.drawn if pick is not None]
+        candidates = self._titles(row.candidates) if ask.scores else []
+        return list(dict.fromkeys([self._title(row.target), *drawn, *candidates, *self._as_items(texts)]))
+
+    def _as_items(self, texts: Sequence[str]) -> list[str]:
+        """Each text, and the title as the catalogue spells it where the text names an item."""
+        return [spelled for text in texts for spelled in (text, *self.catalogue.spelled(text))]
+
+    def _title(self, item: str) -> str:
+        return self.catalogue.title_of(item)
+
     def _titles(self, items: Sequence[str]) -> list[str]:
-        return [self.title_of[item] for item in items]
+        return [self.catalogue.title_of(item) for item in items]
 
     def _pair(self, row: dict[str, Any], picks: list[Pick], logp: dict[str, float]) -> dict[str, Any]:
-        rejected = [pick.item_id for pick in picks]
         return {
             **{name: row[name] for name in ("example_id", "user_id", "split", "history", "candidates")},
             "chosen": row["target"],
-            "rejected": rejected,
-            "rejected_text": self._titles(rejected),
+            "rejected": [pick.item_id for pick in picks],
+            "rejected_text": [pick.text for pick in picks],
             "strategy": [pick.strategy for pick in picks],
-            "ref_chosen_logp": logp[row["target"]],
-            "ref_rejected_logps": [logp[item] for item in rejected],
+            "ref_chosen_logp": logp[self._title(row["target"])],
+            "ref_rejected_logps": [logp[pick.text] for pick in picks],
         }

@@ -14,8 +14,8 @@ from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.training.buckets import buckets
-from rosepo_ray.training.loop import MicroBatch
 from rosepo_ray.training.order import steps
+from rosepo_ray.training.program import MicroBatch, Plain
 from rosepo_ray.training.windows import Windows
 from rosepo_ray.training.world import World
 
@@ -72,13 +72,14 @@ class ExampleRows:
     micro = staticmethod(batches.targets)
 
 
-class SftProgram:
+class SftProgram(Plain):
     """Cross-entropy on response tokens; the denominator is their global number."""
 
     def __init__(
         self, policy: Policy, rows: WindowRows | ExampleRows, fit: FitSettings, seed: int, world: World
     ) -> None:
         """`seed` fixes the order of the rows, and with it everything that is random here."""
+        super().__init__()
         self.policy, self.rows, self.fit, self.seed, self.world = policy, rows, fit, seed, world
         self.module = PackedPolicy(policy.model)
 

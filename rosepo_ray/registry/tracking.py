@@ -16,7 +16,6 @@ from typing import Any
 
 from rosepo_ray import storage
 from rosepo_ray.config.mlflow import MlflowSettings
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.process.redaction import flatten, redact
 from rosepo_ray.registry.reachable import check_http, deleted, sqlite_file
@@ -129,10 +128,10 @@ class Tracker:
     by a tag that holds the run directory's own id, which is written before the first run is made.
     """
 
-    def __init__(self, settings: Settings, run_dir: str) -> None:
+    def __init__(self, settings: MlflowSettings, run_dir: str) -> None:
         self.run_dir = run_dir
-        self.tracking_uri = tracking_uri(settings.mlflow, run_dir)
-        self.experiment = settings.mlflow.experiment
+        self.tracking_uri = tracking_uri(settings, run_dir)
+        self.experiment = settings.experiment
         self.client = connect(self.tracking_uri)
         self.experiment_id = self._experiment_id()
         self._state = self._read_state()

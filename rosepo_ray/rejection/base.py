@@ -1,16 +1,25 @@
-"""What a rejection strategy is: for each slot of a row it picks an item that the user did not take."""
+"""What a rejection strategy is: for each slot of a row it picks an item, or a text, that the user did not take.
+
+    ask(row, k, seed)           what it wants to know of the policy: scores of the candidates, texts that it writes
+    pick(row, ask, answers)     up to K distinct picks, from what it was told
+
+Whoever runs the strategies gathers what all rows ask and lets the policy answer in one pass. A slot that needs no
+answer is drawn while asking, so that its item is scored in the same pass.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
-import numpy as np
+from rosepo_ray.catalogue.items import Catalogue, title_key
+from rosepo_ray.config.kinds import Kind
+from rosepo_ray.errors import RosepoError
 
-from rosepo_ray.catalogue.items import Catalogue
-from rosepo_ray.errors import BadInput, RosepoError
+Want = Literal["nothing", "scores", "texts"]
 
 
 @dataclass(frozen=True)
@@ -36,91 +45,103 @@ class RejectionRow:
 
 @dataclass(frozen=True)
 class Pick:
-    """A rejected item and the name of the strategy that picked it (under `mix`, the one that was drawn)."""
+    """A rejected item with its title, or a text that is no item (`item_id` None), and the name of the strategy that
+    picked it (under `mix`, the one that was drawn)."""
 
-    item_id: str
+    item_id: str | None
+    text: str
     strategy: str
 
 
+@dataclass(frozen=True)
+class Ask:
+    """What a row wants to know. `drawn` holds the picks that need no answer, None in the slots that wait."""
+
+    drawn: tuple[Pick | None, ...]
+    scores: bool = False
+    """log pi of the candidates."""
+    texts: int = 0
+    """So many texts that the policy writes, sampled at `temperature`."""
+    temperature: float = 1.0
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the policy said of a row."""
+
+    logps: Mapping[str, float] = field(default_factory=dict)
+    """Candidate -> log pi, the sum over its title and end token, nats."""
+    texts: Sequence[str] = ()
+
+
 class Strategy(ABC):
-    """Picks K rejected items per row in two phases, so that one scoring pass of the policy serves everything.
+    """The picks of a row are distinct, never the target nor an item with its title, never in `row.excluded`, and depend
+    on (row, k, seed) and the policy alone. A kind implements :meth:`draw`, and says in `wants` what it draws from."""
 
-    `propose` fills the slots that need no scores and leaves None in the others; after the policy has scored the
-    candidates, `complete` fills these. The picks of a row are distinct, never the target nor an item with its
-    title, never in `row.excluded`, and depend on (row, k, seed) alone.
-    """
-
-    name: str
-    needs_scores: bool = False
+    name: ClassVar[str]
+    wants: ClassVar[Want] = "nothing"
+    texts_per_slot: int = 0
+    temperature: float = 1.0
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
 
     @abstractmethod
     def draw(
-        self, row: RejectionRow, slot: int, taken: AbstractSet[str], candidate_logps: np.ndarray | None, seed: int
-    ) -> str | None:
-        """The item of one slot, none of `taken`; None when the pool is empty.
+        self, row: RejectionRow, slot: int, taken: AbstractSet[str], answers: Answers, seed: int
+    ) -> tuple[str | None, str] | None:
+        """Item id and title (or None and a text) of one slot; None where there is nothing to pick.
 
-        `candidate_logps` [len(row.candidates)] (sums, nats) is given to strategies with `needs_scores` only.
+        `taken` holds the earlier slots' item ids, and the keys (`title_key`) of their texts.
         """
 
     def source(self, row: RejectionRow, slot: int, seed: int) -> Strategy:
         """The strategy that serves this slot: itself, unless it mixes others."""
         return self
 
-    def propose(self, row: RejectionRow, k: int, seed: int) -> list[Pick | None]:
-        """K picks; None where a slot waits for the policy's scores.
+    def ask(self, row: RejectionRow, k: int, seed: int) -> Ask:
+        """What the K slots of a row want to know."""
+        drawn: list[Pick | None] = [None] * k
+        sources = [self.source(row, slot, seed) for slot in range(k)]
+        for slot, source in enumerate(sources):
+            if source.wants == "nothing":
+                drawn[slot] = _pick(source, row, slot, drawn, Answers(), seed)
+        writers = [source for source in sources if source.wants == "texts"]
+        return Ask(
+            tuple(drawn),
+            scores=any(source.wants == "scores" for source in sources),
+            texts=sum(source.texts_per_slot for source in writers),
+            temperature=writers[0].temperature if writers else 1.0,
+        )
 
-        Raises:
-            BadInput: the row has no K distinct items to reject.
-        """
-        picks: list[Pick | None] = [None] * k
-        for slot in range(k):
-            source = self.source(row, slot, seed)
-            if not source.needs_scores:
-                picks[slot] = _pick(source, row, slot, picks, None, seed)
-        return picks
-
-    def complete(
-        self, row: RejectionRow, picks: Sequence[Pick | None], candidate_logps: np.ndarray, seed: int
-    ) -> list[Pick]:
-        """The picks with the open slots filled, from log-probabilities in the order of `row.candidates`.
-
-        Raises:
-            BadInput: the row has no K distinct items to reject.
-            RosepoError: the scores do not fit the candidates or are not finite.
-        """
-        filled: list[Pick | None] = list(picks)
-        logps = np.asarray(candidate_logps, dtype=np.float64)
-        if None in filled and (logps.shape != (len(row.candidates),) or not np.isfinite(logps).all()):
-            raise RosepoError(
-                f"row {row.example_id}: log-probabilities of shape {logps.shape} for {len(row.candidates)} candidates "
-                "(or not finite ones) cannot be used to pick a rejected item"
-            )
+    def pick(self, row: RejectionRow, ask: Ask, answers: Answers, seed: int) -> list[Pick]:
+        """The picks in the order of their slots: fewer than were asked for where the row has no more, perhaps none."""
+        filled: list[Pick | None] = list(ask.drawn)
         for slot, pick in enumerate(filled):
-            if pick is None:
-                filled[slot] = _pick(self.source(row, slot, seed), row, slot, filled, logps, seed)
+            source = self.source(row, slot, seed)
+            if pick is None and source.wants != "nothing":
+                filled[slot] = _pick(source, row, slot, filled, answers, seed)
         return [pick for pick in filled if pick is not None]
 
 
+class StrategySettings(Kind):
+    """Settings of a strategy."""
+
+    pool: ClassVar[Literal["candidates", "catalogue", "texts"]] = "catalogue"
+    """What it picks from."""
+
+    def build(self, catalogue: Catalogue) -> Strategy:
+        """Raises BadInput where it cannot work with this catalogue."""
+        raise NotImplementedError
+
+
 def _pick(
-    source: Strategy,
-    row: RejectionRow,
-    slot: int,
-    picks: Sequence[Pick | None],
-    candidate_logps: np.ndarray | None,
-    seed: int,
-) -> Pick:
-    taken = {pick.item_id for pick in picks if pick is not None}
-    item = source.draw(row, slot, taken, candidate_logps, seed)
-    if item is None:
-        raise BadInput(
-            f"row {row.example_id}: {len(picks)} distinct rejected items were asked for, but strategy {source.name} "
-            f"finds none for slot {slot + 1} beside the target, what the user took and the other slots; "
-            "lower rejection.k, raise data.candidates or choose another rejection.strategy"
-        )
-    return Pick(item, source.name)
+    source: Strategy, row: RejectionRow, slot: int, picks: Sequence[Pick | None], answers: Answers, seed: int
+) -> Pick | None:
+    others = [pick for pick in picks if pick is not None]
+    taken = {pick.item_id if pick.item_id is not None else title_key(pick.text) for pick in others}
+    found = source.draw(row, slot, taken, answers, seed)
+    return None if found is None else Pick(*found, source.name)
 
 
 def wrong_candidates(row: RejectionRow, taken: AbstractSet[str], catalogue: Catalogue) -> list[str]:
@@ -133,3 +154,11 @@ def untakeable(row: RejectionRow, taken: AbstractSet[str], catalogue: Catalogue)
     """What a pick from the whole catalogue must avoid: everything the user took, also under another id."""
     own = {row.target, *row.history} | row.excluded
     return own | catalogue.same_title(own) | taken
+
+
+def scores_of(row: RejectionRow, pool: Sequence[str], answers: Answers) -> list[float]:
+    """log pi of some candidates. Raises RosepoError where one has no score, or not a finite one."""
+    logps = [answers.logps.get(item, float("nan")) for item in pool]
+    if any(not abs(logp) < float("inf") for logp in logps):
+        raise RosepoError(f"row {row.example_id}: the policy gave no finite log-probability for some of its candidates")
+    return logps

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from rosepo_ray import seeds
 from rosepo_ray.catalogue.items import Catalogue
-from rosepo_ray.config.rejection import Popularity
+from rosepo_ray.config.kinds import STRATEGIES
 from rosepo_ray.errors import BadInput
-from rosepo_ray.rejection.base import RejectionRow, Strategy, untakeable
+from rosepo_ray.rejection.base import Answers, RejectionRow, Strategy, StrategySettings, untakeable
 
 _ROUNDS, _TRIES = 4, 16
+
+
+@STRATEGIES.kind
+class Popularity(StrategySettings):
+    """An item never taken, drawn with probability proportional to popularity ** alpha (against popularity bias)."""
+
+    type: Literal["popularity"] = "popularity"
+    alpha: float = Field(1.0, ge=0)
+    """Exponent."""
+
+    def build(self, catalogue: Catalogue) -> Strategy:
+        return PopularityStrategy(self, catalogue)
 
 
 class PopularityStrategy(Strategy):
@@ -22,7 +36,7 @@ class PopularityStrategy(Strategy):
     any interaction too. Further slots draw from what the earlier ones left.
     """
 
-    name = "popularity"
+    name: ClassVar[str] = "popularity"
 
     def __init__(self, settings: Popularity, catalogue: Catalogue) -> None:
         super().__init__(catalogue)
@@ -40,8 +54,12 @@ class PopularityStrategy(Strategy):
         self.last = int(np.flatnonzero(self.weights)[-1])
 
     def draw(
-        self, row: RejectionRow, slot: int, taken: AbstractSet[str], candidate_logps: np.ndarray | None, seed: int
-    ) -> str | None:
+        self, row: RejectionRow, slot: int, taken: AbstractSet[str], answers: Answers, seed: int
+    ) -> tuple[str, str] | None:
+        item = self._item(row, slot, taken, seed)
+        return None if item is None else (item, self.catalogue.title_of(item))
+
+    def _item(self, row: RejectionRow, slot: int, taken: AbstractSet[str], seed: int) -> str | None:
         forbidden = untakeable(row, taken, self.catalogue)
         generator = seeds.generator(seed, row.example_id, slot, self.name)
         # Drawing again until the item is allowed has exactly the wanted distribution and touches no N numbers.

@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Set as AbstractSet
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 
 from rosepo_ray import seeds
-from rosepo_ray.catalogue.encoders import TitleEncoder, nearest
+from rosepo_ray.catalogue.encoders import TitleEncoder, build_encoder, nearest
 from rosepo_ray.catalogue.items import Catalogue
-from rosepo_ray.config.rejection import Semantic
+from rosepo_ray.config.kinds import STRATEGIES
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.rejection.base import RejectionRow, Strategy, untakeable
+from rosepo_ray.rejection.base import Answers, RejectionRow, Strategy, StrategySettings, untakeable
 
 _CACHE_BYTES = 256 * 2**20
+
+
+@STRATEGIES.kind
+class Semantic(StrategySettings):
+    """The item never taken whose title reads most like the history (against semantic hallucination)."""
+
+    type: Literal["semantic"] = "semantic"
+    top: int = Field(1, ge=1)
+    """Draw uniformly from this many nearest items; 1 takes the nearest."""
+    encoder: str = "tfidf"
+    """Text encoder of titles: `tfidf` (lexical) or a sentence-transformers model by name or path."""
+
+    def build(self, catalogue: Catalogue) -> Strategy:
+        return SemanticStrategy(self, catalogue, build_encoder(self.encoder, catalogue.titles))
 
 
 class SemanticStrategy(Strategy):
@@ -25,7 +41,7 @@ class SemanticStrategy(Strategy):
     history has nearness 0.
     """
 
-    name = "semantic"
+    name: ClassVar[str] = "semantic"
 
     def __init__(self, settings: Semantic, catalogue: Catalogue, encoder: TitleEncoder) -> None:
         super().__init__(catalogue)
@@ -35,8 +51,8 @@ class SemanticStrategy(Strategy):
         self._kept = max(16, _CACHE_BYTES // (4 * max(1, len(catalogue.item_ids))))
 
     def draw(
-        self, row: RejectionRow, slot: int, taken: AbstractSet[str], candidate_logps: np.ndarray | None, seed: int
-    ) -> str | None:
+        self, row: RejectionRow, slot: int, taken: AbstractSet[str], answers: Answers, seed: int
+    ) -> tuple[str, str] | None:
         index = self.catalogue.index
         missing = [item for item in row.history if item not in index]
         if missing or not row.history:
@@ -48,8 +64,10 @@ class SemanticStrategy(Strategy):
         nearness[[index[item] for item in untakeable(row, taken, self.catalogue) if item in index]] = -np.inf
         window = self._top(nearness, row.example_id)
         if len(window) < 2:
-            return window[0] if window else None
-        return window[int(seeds.generator(seed, row.example_id, slot, self.name).integers(len(window)))]
+            item = window[0] if window else None
+        else:
+            item = window[int(seeds.generator(seed, row.example_id, slot, self.name).integers(len(window)))]
+        return None if item is None else (item, self.catalogue.title_of(item))
 
     def _similarities(self, position: int) -> np.ndarray:
         """Cosine similarity of one item to all [N]; kept, since popular items stand in many histories."""

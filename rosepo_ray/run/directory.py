@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from rosepo_ray import __version__, storage
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, short
 from rosepo_ray.process.redaction import redact
+from rosepo_ray.run.settings import Settings
 
 SETTINGS = "settings.yaml"
 _MAY_CHANGE = ("run", "cluster", "mlflow", "promotion")

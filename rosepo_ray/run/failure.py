@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 from rosepo_ray import storage
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import INTERRUPTED, BadInput, Refused, RosepoError, Stopped, clip, short
 from rosepo_ray.process import run_log
 from rosepo_ray.process.log_files import NAME
 from rosepo_ray.process.run_log import LOGGER
 from rosepo_ray.run import pipeline
+from rosepo_ray.run.settings import Settings
 from rosepo_ray.storage import disk_space, done
 
 _WIDTH = 1000

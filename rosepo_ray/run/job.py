@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from rosepo_ray.config.settings import Settings
-from rosepo_ray.config.sources import Command, parse
 from rosepo_ray.errors import INTERRUPTED, BadInput, NoSpace, RosepoError, short
+from rosepo_ray.run.settings import Settings
+from rosepo_ray.run.sources import Command, parse
 
 
 def main(argv: Sequence[str], prog: str, description: str, only: str | None = None) -> int:
@@ -56,9 +56,9 @@ def _print_plan(command: Command, run_dir: str) -> None:
     print(f"run directory: {run_dir}")
     for step in pipeline.plan(command.settings, run_dir):
         print(f"  {step.stage.name:10} {'done' if step.done else 'to do'}")
-    wanted = cluster.need(command.settings)
-    if cluster.address(command.settings) is not None:
-        cluster.start(command.settings)  # refuses a layout that does not fit
+    wanted = cluster.need(command.settings.cluster, command.settings.oracle.served)
+    if cluster.address(command.settings.cluster) is not None:
+        cluster.start(command.settings.cluster, command.settings.oracle.served)  # refuses a layout that does not fit
         cluster.stop()
     print(f"resources: {wanted.cpus:g} CPUs, {wanted.gpus} GPUs ({wanted.sum})")
 
@@ -74,9 +74,11 @@ def _run(settings: Settings, run_dir: str, only: str | None) -> int:
     disk_space.refuse_full_disk(run_dir, disk_space.MINIMUM_BYTES)
     reachable.check(tracking.tracking_uri(settings.mlflow, run_dir), settings.mlflow.experiment)
     preflight.refuse_hopeless_run(settings)
-    shared = cluster.address(settings) is not None
+    shared = cluster.address(settings.cluster) is not None
     if shared:
-        cluster.start(settings)  # refuses a layout that does not fit; a cluster of one's own always does
+        cluster.start(
+            settings.cluster, settings.oracle.served
+        )  # refuses a layout that does not fit; a cluster of one's own always does
     with directory.lock(run_dir):
         directory.refuse_other_settings(settings, run_dir)  # again: another run may have begun during the checks
         with run_log.opened(run_dir, settings.run.log):
@@ -96,7 +98,7 @@ def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -
     run_log.LOGGER.info("run directory %s", run_dir)
     with PeakMemory() as memory:
         if not connected:
-            cluster.start(settings)
+            cluster.start(settings.cluster, settings.oracle.served)
         try:
             with signals.handled():  # only now: connecting, Ray has put a handler of its own in place
                 finished = pipeline.run(settings, run_dir, only)
@@ -125,4 +127,6 @@ def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -
 def _register(settings: Settings, run_dir: str, finished: dict[str, Any]) -> dict[str, Any]:
     from rosepo_ray.stages.register import register
 
-    return asdict(register(settings, {name: result.folder for name, result in finished.items()}, run_dir))
+    folders = {name: result.folder for name, result in finished.items()}
+    sections = {name: getattr(settings, name) for name in ("data", "evaluation", "scoring", "mlflow")}
+    return asdict(register(folders, run_dir, settings.model_dump(), **sections))

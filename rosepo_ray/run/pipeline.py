@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from rosepo_ray import __version__, storage
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.config.stage import POLICIES, Stage
 from rosepo_ray.errors import BadInput, RosepoError, short
 from rosepo_ray.process import run_log, signals
 from rosepo_ray.process.run_log import LOGGER
+from rosepo_ray.run.settings import Settings
 from rosepo_ray.stages.align import align
 from rosepo_ray.stages.calibrate import calibrate
 from rosepo_ray.stages.data import data
@@ -42,7 +42,7 @@ def plan(settings: Settings, run_dir: str) -> list[Planned]:
     """The wanted stages in order. A folder's name is the fingerprint of settings and of the stages before."""
     planned: list[Planned] = []
     for stage in STAGES:
-        if not stage.wanted(settings):
+        if not stage.is_wanted(settings):
             continue
         inputs = _inputs(stage, planned)
         # The version counts: another version of the code may give another result. The folder's parent does not.

@@ -4,47 +4,48 @@ from __future__ import annotations
 
 import pyarrow.compute as pc
 
-from rosepo_ray.config.align import ROBUST_EPSILON
 from rosepo_ray.config.policy import PretrainedPolicy
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput
+from rosepo_ray.losses import ObjectiveSettings
 from rosepo_ray.on_ray import cluster
+from rosepo_ray.oracle.kinds import Replay
+from rosepo_ray.run.settings import Settings
 from rosepo_ray.storage import tables
 
 
 def refuse_hopeless_run(settings: Settings) -> None:
     """Raises BadInput where machine, table to replay, text encoder or pre-trained model cannot be used."""
     _check_machine(settings)
-    if settings.align.replay is not None:
-        _check_replay(settings.align.replay, settings.align.objective.type)
-    if settings.rejection.encoder != "tfidf":
+    if isinstance(settings.oracle, Replay):
+        _refuse_useless_replay(settings.oracle.folder, settings.align.objective)
+    for encoder in {settings.evaluation.encoder, getattr(settings.rejection.strategy, "encoder", "tfidf")} - {"tfidf"}:
         from rosepo_ray.catalogue.encoders import build_encoder
 
-        build_encoder(settings.rejection.encoder, ())
+        build_encoder(encoder, ())
     if isinstance(settings.policy, PretrainedPolicy):
         from rosepo_ray.policy.checks import weights
 
         weights.refuse_unusable_model(settings.policy, settings.prompt.max_tokens)
 
 
-def _check_replay(folder: str, objective: str) -> None:
+def _refuse_useless_replay(folder: str, objective: ObjectiveSettings) -> None:
     if not tables.parts(folder, "smoothing"):
         raise BadInput(
-            f"align.replay '{folder}' holds no smoothing table; give the folder of an alignment stage "
+            f"oracle.folder '{folder}' holds no smoothing table; give the folder of an alignment stage "
             "(RUN/align/FINGERPRINT)"
         )
     largest = pc.max(pc.list_flatten(tables.read(folder, "smoothing", ["epsilon"])["epsilon"])).as_py()
-    if objective == "robust" and largest is not None and largest > ROBUST_EPSILON:
+    if largest is not None and largest > objective.largest_epsilon:
         raise BadInput(
-            f"align.replay '{folder}' holds a smoothing factor of {largest:.3g}, and align.objective robust divides by "
-            f"1-2e near 0; replay a table made with align.epsilon_max {ROBUST_EPSILON} or less, or set align.objective "
-            "conservative"
+            f"oracle.folder '{folder}' holds a smoothing factor of {largest:.3g}, more than the objective "
+            f"{objective.type} can be given; replay a table made with oracle.epsilon_max {objective.largest_epsilon:g} "
+            "or less, or set align.objective.type conservative"
         )
 
 
 def _check_machine(settings: Settings) -> None:
     """A run that starts its own cluster has what this machine has."""
-    if cluster.address(settings) is not None:
+    if cluster.address(settings.cluster) is not None:
         return
     if settings.cluster.autoscaling:
         raise BadInput(
@@ -54,7 +55,7 @@ def _check_machine(settings: Settings) -> None:
     if settings.cluster.use_gpu:
         import torch
 
-        wanted, there = cluster.need(settings).gpus, torch.cuda.device_count()
+        wanted, there = cluster.need(settings.cluster, settings.oracle.served).gpus, torch.cuda.device_count()
         if there < wanted:
             raise BadInput(
                 f"cluster.use_gpu needs {wanted} GPU(s) for {settings.cluster.workers} training worker(s) and "

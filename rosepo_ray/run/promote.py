@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from rosepo_ray import storage
-from rosepo_ray.config import sources
 from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.promotion import PromotionSettings
 from rosepo_ray.config.section import Section
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
+from rosepo_ray.run import sources
+from rosepo_ray.run.settings import Settings
 
 if TYPE_CHECKING:
     from rosepo_ray.registry.promotion import Decision

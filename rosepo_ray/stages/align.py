@@ -12,14 +12,14 @@ import pyarrow.compute as pc
 from rosepo_ray import storage
 from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.config.cluster import ClusterSettings
-from rosepo_ray.config.oracle import OracleSettings
 from rosepo_ray.config.run import RunSettings
 from rosepo_ray.config.stage import Inputs, stage
+from rosepo_ray.oracle.kinds import OracleSettings
 from rosepo_ray.storage import done, tables
 
 if TYPE_CHECKING:
     from rosepo_ray.on_ray.pair_stream import PairStream
-    from rosepo_ray.programs.align import AlignProgram, Pairs
+    from rosepo_ray.programs.align import AlignProgram, Rows
     from rosepo_ray.training.world import World
 
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class AlignResult:
     steps: int
     pairs: int
-    mean_epsilon: float
+    mean_epsilon: float | None
+    """None where the objective has no use for it."""
     oracle_versions: list[str]
     final: dict[str, float]
     """The figures of the last step."""
@@ -51,9 +52,10 @@ def align(
 
     ids = _training_ids(inputs["reject"])
     steps = -(-len(ids) * align.epochs // align.batch)
-    asks = oracle.type != "constant" and align.replay is None
+    needs = align.objective.needs
+    asks = oracle.served and bool(needs & {"epsilon", "oracle_scores"})
     app = f"rosepo-oracle-{done.fingerprint(out)}" if asks else None
-    stream = PairStream(inputs["reject"], out, oracle, align, app)
+    stream = PairStream(inputs["reject"], out, oracle, needs, app)
     build = partial(_program, inputs["data"], inputs["sft"], inputs["reject"], stream, align, seed)
     try:
         if app is not None:  # it loads beside the training workers, which await it
@@ -63,18 +65,20 @@ def align(
     finally:
         if app is not None:
             oracle_service.stop(app)
-    smoothing = answers.gather(out, ids)
+    smoothing = answers.gather(out, ids) if "epsilon" in needs else None
     return AlignResult(
         steps=steps,
         pairs=len(ids),
-        mean_epsilon=float(pc.mean(pc.list_flatten(smoothing["epsilon"])).as_py()),
-        oracle_versions=sorted(pc.unique(smoothing["oracle_version"]).to_pylist()),
+        mean_epsilon=None if smoothing is None else float(pc.mean(pc.list_flatten(smoothing["epsilon"])).as_py()),
+        oracle_versions=[] if smoothing is None else sorted(pc.unique(smoothing["oracle_version"]).to_pylist()),
         final=final,
     )
 
 
 def _training_ids(pairs: str) -> list[str]:
-    return list(tables.read(pairs, "pairs", ["example_id", "split"], split="train")["example_id"].to_pylist())
+    """The training pairs that have a rejected item."""
+    rows = tables.read(pairs, "pairs", ["example_id", "split", "rejected_text"], split="train")
+    return list(rows.filter(pc.greater(pc.list_value_length(rows["rejected_text"]), 0))["example_id"].to_pylist())
 
 
 def _program(
@@ -86,7 +90,7 @@ def _program(
 
 
 def program(
-    data: str, sft: str, pairs: str, stream: Pairs, align: AlignSettings, seed: int, world: World
+    data: str, sft: str, pairs: str, stream: Rows, align: AlignSettings, seed: int, world: World
 ) -> AlignProgram:
     """Alignment of the SFT policy on one worker, its pairs from `stream`."""
     from rosepo_ray.policy import store

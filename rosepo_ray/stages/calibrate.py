@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 
 from rosepo_ray import storage
-from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.config.stage import Inputs, stage
+from rosepo_ray.oracle.kinds import ScoringOracle
 from rosepo_ray.storage import tables
 
 _COLUMNS = ["user_id", "split", "history", "chosen", "rejected"]
@@ -28,23 +28,23 @@ class CalibrateResult:
     """Mean over the pairs of a split. The oracle has seen the training pairs, so it may be too sure of them."""
 
 
-@stage(needs=("oracle", "reject"), wanted=lambda settings: settings.oracle.type != "constant", rewrites=True)
-def calibrate(inputs: Inputs, out: str, *, align: AlignSettings) -> CalibrateResult:
+@stage(needs=("oracle", "reject"), wanted=lambda oracle: oracle.scores, rewrites=True)
+def calibrate(inputs: Inputs, out: str, *, oracle: ScoringOracle) -> CalibrateResult:
     """Fit the oracle's temperature on validation pairs and save the oracle with it in `oracle/`."""
     from rosepo_ray.oracle import calibration, smoothing, store
 
-    oracle = store.load(storage.join(inputs["oracle"], "oracle"))
+    scorer = store.load(storage.join(inputs["oracle"], "oracle"))
     differences = {
-        split: _differences(oracle, tables.read(inputs["reject"], "pairs", _COLUMNS, split=split))
+        split: _differences(scorer, tables.read(inputs["reject"], "pairs", _COLUMNS, split=split))
         for split in ("train", "validation")
     }
     temperature = calibration.fit_temperature(differences["validation"])
     means = {
-        split: float(smoothing.epsilon(values, temperature, align.epsilon_max).mean())
+        split: float(smoothing.epsilon(values, temperature, oracle.epsilon_max).mean())
         for split, values in differences.items()
     }
     report: dict[str, Any] = calibration.report(differences["validation"], temperature)
-    version = store.save(oracle.with_temperature(temperature), storage.join(out, "oracle"))
+    version = store.save(scorer.with_temperature(temperature), storage.join(out, "oracle"))
     return CalibrateResult(version=version, epsilon=means, **report)
 
 

@@ -14,7 +14,6 @@ from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.data import DataSettings
 from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.policy import PromptSettings
-from rosepo_ray.config.rejection import RejectionSettings
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.stage import POLICIES, Inputs, stage
 from rosepo_ray.data.choice import Choice
@@ -42,7 +41,6 @@ def evaluate(
     seed: int,
     data: DataSettings,
     prompt: PromptSettings,
-    rejection: RejectionSettings,
     evaluation: EvaluationSettings,
     scoring: ScoringSettings,
     cluster: ClusterSettings,
@@ -74,7 +72,7 @@ def evaluate(
         examples,
         items,
         tables.read(inputs["data"], "sequences"),
-        build_encoder(rejection.encoder, items["title"].to_pylist()),
+        build_encoder(evaluation.encoder, items["title"].to_pylist()),
         listed=prompt.list_candidates,
         draws=evaluation.draws,
         seed=seed,

@@ -11,10 +11,10 @@ import numpy as np
 from rosepo_ray import storage
 from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.data import DataSettings
-from rosepo_ray.config.oracle import OracleSettings, SasrecOracle
 from rosepo_ray.config.run import RunSettings
 from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.errors import RosepoError
+from rosepo_ray.oracle.kinds import OracleSettings, Sasrec
 from rosepo_ray.storage import tables
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class OracleResult:
     """The figures of the last step of the first fold; None where nothing is trained."""
 
 
-@stage(needs=("data",), wanted=lambda settings: settings.oracle.type != "constant")
+@stage(needs=("data",), wanted=lambda oracle: oracle.scores)
 def oracle(
     inputs: Inputs,
     out: str,
@@ -52,7 +52,7 @@ def oracle(
         counts = items["popularity"].to_numpy().astype(np.int64)
         version = store.save(PopularityScorer(item_ids, (counts,), 1.0, seed), storage.join(out, "oracle"))
         return OracleResult(version, 0, None)
-    if not isinstance(oracle, SasrecOracle):
+    if not isinstance(oracle, Sasrec):
         raise RosepoError(f"an oracle of type {oracle.type} is not trained")
     from rosepo_ray.on_ray import trainer
 
@@ -66,7 +66,7 @@ def oracle(
     return OracleResult(store.save(scorer, storage.join(out, "oracle")), oracle.steps, final[0])
 
 
-def program(data: str, settings: SasrecOracle, history: int, fold: int, seed: int, world: World) -> OracleProgram:
+def program(data: str, settings: Sasrec, history: int, fold: int, seed: int, world: World) -> OracleProgram:
     """The program of one fold on one worker."""
     from rosepo_ray.programs.oracle import OracleProgram
 
@@ -74,7 +74,7 @@ def program(data: str, settings: SasrecOracle, history: int, fold: int, seed: in
     return OracleProgram(_sequences(data, settings, fold, seed, item_ids), settings, history, fold, seed, world)
 
 
-def _sequences(data: str, settings: SasrecOracle, fold: int, seed: int, item_ids: tuple[str, ...]) -> Sequences:
+def _sequences(data: str, settings: Sasrec, fold: int, seed: int, item_ids: tuple[str, ...]) -> Sequences:
     from rosepo_ray.programs.oracle import fold_of_sequences
     from rosepo_ray.training.windows import Sequences
 
@@ -82,7 +82,7 @@ def _sequences(data: str, settings: SasrecOracle, fold: int, seed: int, item_ids
     return fold_of_sequences(sequences, settings, fold, seed)
 
 
-def _assemble(data: str, settings: SasrecOracle, history: int, seed: int, out: str, item_ids: tuple[str, ...]) -> Any:
+def _assemble(data: str, settings: Sasrec, history: int, seed: int, out: str, item_ids: tuple[str, ...]) -> Any:
     from rosepo_ray.oracle.model import SasrecScorer
     from rosepo_ray.oracle.sasrec import SasRec
     from rosepo_ray.programs.oracle import shape_of

@@ -15,6 +15,7 @@ from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.data.choice import choose
 from rosepo_ray.errors import BadInput, RosepoError
+from rosepo_ray.process.run_log import LOGGER
 from rosepo_ray.storage import tables
 
 
@@ -22,6 +23,8 @@ from rosepo_ray.storage import tables
 class RejectResult:
     pairs: dict[str, int]
     """Rows by split."""
+    passed_over: int
+    """Rows for which nothing could be rejected."""
     strategies: dict[str, int]
     """Rejected items by the strategy that picked them."""
 
@@ -58,14 +61,19 @@ def reject(
 
 def _counted(out: str, rows: int) -> RejectResult:
     made = tables.read(out, "pairs", ["split", "strategy"])
-    counts = {"train": 0, "validation": 0} | _count(made["split"])
+    pairs = made.filter(pc.greater(pc.list_value_length(made["strategy"]), 0))
+    counts = {"train": 0, "validation": 0} | _count(pairs["split"])
+    passed_over = made.num_rows - pairs.num_rows
     if not counts["train"] or not counts["validation"]:
         raise BadInput(
-            f"there are {counts['train']} training and {counts['validation']} validation pairs; give more data"
+            f"there are {counts['train']} training and {counts['validation']} validation pairs, and {passed_over} rows "
+            "have no item that could be rejected; give more data, or another rejection.strategy"
         )
     if made.num_rows != rows:
         raise RosepoError(f"{out} holds {made.num_rows} pairs of {rows} examples; remove this folder and run again")
-    return RejectResult(counts, _count(pc.list_flatten(made["strategy"])))
+    if passed_over:
+        LOGGER.warning("%d of %d rows are passed over: no item is left that could be rejected", passed_over, rows)
+    return RejectResult(counts, passed_over, _count(pc.list_flatten(made["strategy"])))
 
 
 def _count(values: pa.ChunkedArray) -> dict[str, int]:
@@ -92,12 +100,10 @@ def rejector(
     from rosepo_ray.catalogue.items import Catalogue
     from rosepo_ray.policy import store
     from rosepo_ray.programs.reject import Rejector
-    from rosepo_ray.rejection import build
 
-    items = tables.read(data, "items")
-    strategy = build(rejection.strategy, Catalogue.from_table(items), rejection.encoder)
+    catalogue = Catalogue.from_table(tables.read(data, "items"))
+    strategy = rejection.strategy.build(catalogue)
     with storage.local_folder(storage.join(sft, "model")) as folder:
         policy = store.load(folder, device)
-    title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
-    made = Rejector(policy, strategy, title_of, rejection.k, seed, limits)
+    made = Rejector(policy, strategy, catalogue, rejection.k, seed, limits)
     return lambda rows, key: tables.from_rows("pairs", made.pairs(rows.to_pylist()))

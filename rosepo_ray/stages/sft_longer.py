@@ -18,7 +18,7 @@ from rosepo_ray.stages.sft import SftResult, Source, program
 from rosepo_ray.storage import done
 
 
-@stage(needs=("data", "sft", "align"), wanted=lambda settings: settings.sft_longer.enabled, policy="sft_longer")
+@stage(needs=("data", "sft", "align"), wanted=lambda sft_longer: sft_longer.enabled, policy="sft_longer")
 def sft_longer(
     inputs: Inputs,
     out: str,

@@ -72,6 +72,7 @@ def _stored(checkpoints: str) -> list[str]:
 def save(state: State, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(trainable(state.module), folder / "weights.safetensors")
+    save_file(state.kept.state_dict(), folder / "state.safetensors")
     with (folder / "optimiser.pt").open("wb") as file:  # given a path, torch hides that the disk is full
         torch.save(state.optimiser.state_dict(), file)
     (folder / "position.json").write_text(json.dumps({"step": state.step}))
@@ -80,6 +81,7 @@ def save(state: State, folder: Path) -> None:
 def load(state: State, folder: Path) -> None:
     """Put the checkpoint in `folder` into `state`. Raises RosepoError when it belongs to another model."""
     load_weights(state.module, folder / "weights.safetensors")
+    state.kept.load_state_dict(load_file(folder / "state.safetensors"))
     state.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True))
     position = json.loads((folder / "position.json").read_text())
     state.step = position["step"]

@@ -22,5 +22,4 @@ def train(
     on_step: Callable[[int, dict[str, float]], None] = _ignore,
 ) -> None:
     """Train `steps` steps of a program that was built for `World()`; `on_step(step, metrics)` follows each."""
-    state = loop.start(program.module, fit)
-    loop.fit(state, program.batches(0), program.loss, fit, steps, World(), on_step, _ignore)
+    loop.fit(loop.start(program, fit), program, fit, steps, World(), on_step, _ignore)

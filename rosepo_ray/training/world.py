@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,14 @@ class World:
         total = torch.tensor([values[name] for name in names], dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(total)
         return dict(zip(names, total.tolist(), strict=True))
+
+    def gather(self, value: T) -> list[T]:
+        """What each rank gives, in their order; any picklable value. All ranks must call."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        torch.distributed.all_gather_object(found, value)
+        return found
 
     def wrap(self, module: nn.Module) -> nn.Module:
         """`module` behind DistributedDataParallel where there are other ranks."""

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from rosepo_ray import storage
-from rosepo_ray.config.sources import build
 from rosepo_ray.data.protocol import user_log
 from rosepo_ray.data.reading.interactions import KINDS
 from rosepo_ray.errors import BadInput
+from rosepo_ray.run.sources import build
 from rosepo_ray.stages import data
 from rosepo_ray.storage import schemas, tables
 from tests.random_logs import expected, logs, write

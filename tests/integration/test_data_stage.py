@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from rosepo_ray import storage
-from rosepo_ray.config.sources import build
 from rosepo_ray.data import samples
 from rosepo_ray.data.reading.interactions import KINDS
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import log_plan, log_scatter
+from rosepo_ray.run.sources import build
 from rosepo_ray.stages import data
 from rosepo_ray.storage import schemas, tables
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput, NoSpace, RosepoError, original, short
+from rosepo_ray.run.sources import build
 from rosepo_ray.storage import disk_space
 
 SENTENCE = "3 titles given, 4 wanted, add one"

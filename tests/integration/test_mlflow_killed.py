@@ -10,8 +10,8 @@ import pytest
 from rosepo_ray import storage
 from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.registry import packaging, tracking
+from rosepo_ray.run.settings import Settings
 from rosepo_ray.stages import register
 from rosepo_ray.storage import done, tables
 

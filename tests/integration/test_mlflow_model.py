@@ -13,7 +13,7 @@ import pytest
 
 from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings, ScratchPolicy
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.run.settings import Settings
 from rosepo_ray.storage import tables
 
 ROOT = Path(__file__).parents[2]

@@ -10,8 +10,8 @@ import pytest
 
 from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.run import promote as job
+from rosepo_ray.run.settings import Settings
 from rosepo_ray.storage import tables
 
 MODEL = "rosepo-recommender"

@@ -16,11 +16,11 @@ import pytest
 
 from rosepo_ray import storage
 from rosepo_ray.config.mlflow import MlflowSettings
-from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.registry import reachable
 from rosepo_ray.registry.tracking import Tracker, tracking_uri
 from rosepo_ray.run import job
+from rosepo_ray.run.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import pyarrow.compute as pc
 import pytest
 
 from rosepo_ray import storage
-from rosepo_ray.config.settings import Settings
-from rosepo_ray.config.sources import build
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.on_ray import trainer
 from rosepo_ray.run import pipeline, summary
+from rosepo_ray.run.settings import Settings
+from rosepo_ray.run.sources import build
 from rosepo_ray.stages import register
 from rosepo_ray.storage import done, tables
 from tests.synthetic import tiny

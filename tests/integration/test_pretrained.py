@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from rosepo_ray import storage
-from rosepo_ray.config.settings import Settings
-from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import cluster, trainer
 from rosepo_ray.policy.checks import titles
 from rosepo_ray.run import pipeline
+from rosepo_ray.run.settings import Settings
+from rosepo_ray.run.sources import build
 from rosepo_ray.stages import align
 from rosepo_ray.storage import done, tables
 from tests import tiny_models
@@ -140,7 +140,7 @@ def test_a_layout_that_does_not_fit_the_cluster_is_refused_with_the_sum(settings
     import ray
 
     there = int(ray.cluster_resources()["CPU"])
-    cluster._refuse_misfit(settings, cluster.need(settings))
+    cluster._refuse_misfit(settings, cluster.need(settings.cluster, settings.oracle.served))
     wide = settings.model_copy(update={"cluster": settings.cluster.model_copy(update={"workers": there})})
     cpus = f"{3 * there + 0.25:g}"  # per worker itself and its stream of two, and one replica
     with pytest.raises(BadInput) as caught:

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
 from rosepo_ray.config import sources
-from rosepo_ray.config.settings import Settings
+from rosepo_ray.run.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 RECIPES = resources.files("rosepo_ray") / "recipes"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rosepo_ray.config.policy import PretrainedPolicy
-from rosepo_ray.config.unused_settings import is_hub_name
+from rosepo_ray.config.policy import PretrainedPolicy, is_hub_name
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import pretrained
 

@@ -67,7 +67,7 @@ def generate_items(
         batch,
         trie.longest,
         beams,
-        restrict=lambda width: TitlesOnly(trie, width, end_id),
+        adjust=lambda rows, width: TitlesOnly(trie, width, end_id),
         tokens=tokens,
         cache_mib=cache_mib,
     )

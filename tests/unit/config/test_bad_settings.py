@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from rosepo_ray.config import unused_settings
-from rosepo_ray.config.sources import build, parse, read_recipe, recipe_names
 from rosepo_ray.errors import BadInput
 from rosepo_ray.run import directory
 from rosepo_ray.run.job import main
+from rosepo_ray.run.sources import build, parse, read_recipe, recipe_names
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rosepo_ray.config.sources import build, merge, parse, read_recipe, recipe_names
 from rosepo_ray.errors import BadInput
+from rosepo_ray.run.sources import build, merge, parse, read_recipe, recipe_names
 
 
 def settings(*argv: str):
@@ -90,7 +90,7 @@ def test_help_answers_at_once_and_names_every_section():
 
 def test_settings_import_neither_torch_nor_ray():
     code = (
-        "import sys; from rosepo_ray.config.sources import parse; parse([], 'x', 'y'); "
+        "import sys; from rosepo_ray.run.sources import parse; parse([], 'x', 'y'); "
         "sys.exit(bool({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

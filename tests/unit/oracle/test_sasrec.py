@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-
 from rosepo_ray.config.oracle import SasrecOracle
+
 from rosepo_ray.oracle import sasrec
 from rosepo_ray.oracle.sasrec import Inputs, SasRec, Shape
 from rosepo_ray.training import loop
-from rosepo_ray.training.loop import MicroBatch
+from rosepo_ray.training.program import MicroBatch
 from rosepo_ray.training.world import World
 
 SHAPE = Shape(items=12, history=5, hidden=16, layers=2, heads=2, dropout=0.3)

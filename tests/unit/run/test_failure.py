@@ -21,11 +21,11 @@ import pytest
 import yaml
 
 from rosepo_ray import storage
-from rosepo_ray.config.settings import Settings
-from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput, NoSpace, Refused, RosepoError, Stopped, short
 from rosepo_ray.on_ray import cluster
 from rosepo_ray.run import directory, failure, job, pipeline, preflight
+from rosepo_ray.run.settings import Settings
+from rosepo_ray.run.sources import build
 from rosepo_ray.storage import disk_space, done
 from tests.synthetic import tiny
 

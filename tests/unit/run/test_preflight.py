@@ -27,8 +27,6 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import AutoModel, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config
 
 from rosepo_ray.config.policy import PromptSettings
-from rosepo_ray.config.settings import Settings
-from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import cluster
 from rosepo_ray.policy import pretrained, scratch
@@ -37,6 +35,8 @@ from rosepo_ray.policy.checks.titles import refuse_unreadable_titles, title_leng
 from rosepo_ray.policy.prompts import Prompter
 from rosepo_ray.run import preflight
 from rosepo_ray.run.job import main
+from rosepo_ray.run.settings import Settings
+from rosepo_ray.run.sources import build
 from rosepo_ray.storage import tables
 from tests import tiny_models
 
@@ -298,7 +298,7 @@ def test_the_titles_of_a_scratch_policy_are_checked_without_the_code_of_any_mode
     """That code takes seconds to import, which the driver has no use for."""
     write_data(tmp_path, TITLES, LISTS)
     code = (
-        "import sys; from rosepo_ray.policy.checks import titles; from rosepo_ray.config.sources import build; "
+        "import sys; from rosepo_ray.policy.checks import titles; from rosepo_ray.run.sources import build; "
         "s = build({'policy': {'type': 'scratch', 'vocabulary': 300}}); "
         "titles.refuse_unreadable_titles(s.policy, s.prompt, sys.argv[1], generate=True); "
         "sys.exit(bool({'transformers.modeling_utils', 'transformers.models.llama'} & set(sys.modules)))"

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from rosepo_ray import storage
-from rosepo_ray.config.settings import Settings
-from rosepo_ray.config.sources import build
 from rosepo_ray.errors import BadInput, RosepoError, original
 from rosepo_ray.process import memory
 from rosepo_ray.run import directory, pipeline, summary
+from rosepo_ray.run.settings import Settings
+from rosepo_ray.run.sources import build
 from rosepo_ray.storage import done, tables
 
 

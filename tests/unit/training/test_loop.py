@@ -12,8 +12,8 @@ from torch import nn
 from rosepo_ray.config.training import FitSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.training import checkpoint, loop
-from rosepo_ray.training.loop import MicroBatch
 from rosepo_ray.training.optimiser import build_optimiser, learning_rate
+from rosepo_ray.training.program import MicroBatch
 from rosepo_ray.training.world import World
 
 FIT = FitSettings(batch=4, micro_batch=4, lr=0.1, warmup=0.2, checkpoint_every=3, weight_decay=0.1)

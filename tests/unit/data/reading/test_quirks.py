@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rosepo_ray.config.data import Columns
-from rosepo_ray.config.sources import build
 from rosepo_ray.data.reading import interactions, items, parse_columns, readers
 from rosepo_ray.data.reading.files import locate
 from rosepo_ray.errors import BadInput
+from rosepo_ray.run.sources import build
 
 TITLES = {
     "1": 'Godfather, The "uncut"',

@@ -1,22 +1,27 @@
 """Every setting of a run, validated. The docstring below a field is its help text.
 
-Imports neither torch nor ray, so that `--help` and `--dry-run` answer at once. How the values are gathered (recipe,
-environment, command line) is in `sources.py`, which settings have no effect beside others in `effects.py`.
+The kinds of each seam enter themselves when their packages are imported here. How the values are gathered (recipe,
+environment, command line) is in `sources.py`, which settings have no effect beside others in `unused_settings.py`.
 """
 
 from __future__ import annotations
 
-from pydantic import model_validator
+from typing import Annotated, Any
 
-from rosepo_ray.config.align import ROBUST_EPSILON, AlignSettings
+from pydantic import Field, model_validator
+
+import rosepo_ray.losses
+import rosepo_ray.oracle.kinds
+import rosepo_ray.rejection  # noqa: F401
+from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.data import DataSettings
 from rosepo_ray.config.evaluation import EvaluationSettings
+from rosepo_ray.config.kinds import ORACLES, POLICIES
 from rosepo_ray.config.mlflow import MlflowSettings
-from rosepo_ray.config.oracle import OracleSettings, SasrecOracle
-from rosepo_ray.config.policy import PolicySettings, PromptSettings, ScratchPolicy
+from rosepo_ray.config.policy import PromptSettings
 from rosepo_ray.config.promotion import PromotionSettings
-from rosepo_ray.config.rejection import Mix, RejectionSettings
+from rosepo_ray.config.rejection import RejectionSettings
 from rosepo_ray.config.run import RunSettings
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.section import Section
@@ -28,13 +33,15 @@ class Settings(Section):
     """Seed of everything but the protocol (see data.seed)."""
     run: RunSettings = RunSettings()
     data: DataSettings = DataSettings()
-    policy: PolicySettings = ScratchPolicy()
+    policy: Annotated[Any, POLICIES] = Field(default_factory=POLICIES.default)
+    """The language model."""
     prompt: PromptSettings = PromptSettings()
     sft: SftSettings = SftSettings()
     sft_longer: SftLongerSettings = SftLongerSettings()
-    oracle: OracleSettings = SasrecOracle()
-    rejection: RejectionSettings = RejectionSettings()
-    align: AlignSettings = AlignSettings()
+    oracle: Annotated[Any, ORACLES] = Field(default_factory=ORACLES.default)
+    """The preference oracle."""
+    rejection: RejectionSettings = Field(default_factory=RejectionSettings)
+    align: AlignSettings = Field(default_factory=AlignSettings)
     evaluation: EvaluationSettings = EvaluationSettings()
     scoring: ScoringSettings = ScoringSettings()
     mlflow: MlflowSettings = MlflowSettings()
@@ -47,11 +54,12 @@ class Settings(Section):
             raise ValueError(
                 f"sft.dense needs prompt.template titles, but it is {self.prompt.template}; set sft.dense false"
             )
-        bound = self.oracle.epsilon if self.oracle.type == "constant" else self.align.epsilon_max
-        if self.align.objective.type == "robust" and bound > ROBUST_EPSILON and self.align.replay is None:
-            name = "oracle.epsilon" if self.oracle.type == "constant" else "align.epsilon_max"
+        given, most = self.oracle.largest_epsilon, self.align.objective.largest_epsilon
+        if given > most:
+            name = "oracle.epsilon_max" if self.oracle.scores else "oracle.epsilon"
             raise ValueError(
-                f"{name} {bound} with align.objective robust divides by 1-2e near 0; set it to {ROBUST_EPSILON} or less"
+                f"{name} {given:g} is more than the objective {self.align.objective.type} can be given; set it to "
+                f"{most:g} or less"
             )
         if self.policy.type == "scratch" and self.prompt.max_tokens >= self.policy.max_tokens:
             raise ValueError(
@@ -63,10 +71,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _enough_candidates(self) -> Settings:
         strategy, pool = self.rejection.strategy, self.data.candidates - 1
-        from_catalogue = strategy.type in ("semantic", "popularity") or (
-            isinstance(strategy, Mix) and strategy.semantic + strategy.popularity > 0
-        )
-        if not from_catalogue and self.rejection.k > pool:
+        if strategy.pool == "candidates" and self.rejection.k > pool:
             raise ValueError(
                 f"rejection.k {self.rejection.k} asks for more distinct wrong candidates than data.candidates leaves "
                 f"({pool}); lower it"
@@ -76,7 +81,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _rows_for_every_worker(self) -> Settings:
         batches = {"sft.batch": self.sft.batch, "align.batch": self.align.batch}
-        if self.oracle.type == "sasrec":
+        if hasattr(self.oracle, "batch"):
             batches["oracle.batch"] = self.oracle.batch
         for name, batch in batches.items():
             if batch < self.cluster.workers:

@@ -2,47 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    CliSettingsSource,
-    EnvSettingsSource,
-    SettingsConfigDict,
-    SettingsError,
-)
 
-from rosepo_ray.config.settings import Settings
-from rosepo_ray.config.unused_settings import without_effect
+from rosepo_ray.config.kinds import InKind
+from rosepo_ray.config.section import Text
 from rosepo_ray.errors import BadInput
+from rosepo_ray.run import help as help_text
+from rosepo_ray.run.settings import Settings
+from rosepo_ray.run.unused_settings import without_effect
 
 DEFAULT_RECIPE = "quickstart"
-_DEFAULT_TYPES: dict[str, Any] = {
-    "policy": {"type": "scratch"},
-    "oracle": {"type": "sasrec"},
-    "rejection": {"strategy": {"type": "self_hard"}},
-    "align": {"objective": {"type": "conservative"}},
-}
-"""Below every layer, so that `policy: {hidden: 64}` means the default policy."""
-_TYPED = ("policy", "oracle", "strategy", "objective")
-
-
-class _Sources(BaseSettings, Settings):
-    """The settings as pydantic-settings reads them; only its sources are used, the merge is below."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="ROSEPO_", env_nested_delimiter="__", frozen=True, extra="forbid", use_attribute_docstrings=True
-    )
+_PREFIX = "ROSEPO_"
+_NO_SETTINGS = ("ROSEPO_CACHE",)
 
 
 @dataclass(frozen=True)
@@ -101,6 +81,21 @@ def merge(low: Mapping[str, Any], high: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def default_types() -> dict[str, Any]:
+    """The type at every seam, below every layer: so that `policy: {hidden: 64}` means the default policy."""
+    types: dict[str, Any] = {}
+    for entry in help_text.entries():
+        if entry.name.endswith(".type") and entry.kind is None:
+            types = merge(types, nested(entry.name, entry.default))
+    return types
+
+
+def nested(name: str, value: Any) -> dict[str, Any]:
+    """`a.b` and a value as `{a: {b: value}}`."""
+    first, _, rest = name.partition(".")
+    return {first: nested(rest, value) if rest else value}
+
+
 def _names(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted names and values of the innermost settings."""
     for key, value in values.items():
@@ -111,37 +106,37 @@ def _names(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _similar(name: str) -> str:
-    known = [known for known, _ in _names(Settings().model_dump())]
-    known += list({known.rpartition(".")[0] for known in known} - {""})
-    found = [match for match in difflib.get_close_matches(name, known, n=1, cutoff=0.8) if match != name]
+    known = {entry.name for entry in help_text.entries()}
+    known |= {name.rpartition(".")[0] for name in known} - {""}
+    found = [match for match in difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.8) if match != name]
     return f"did you mean {found[0]}? " if found else ""
 
 
 def _explain(error: ValidationError) -> str:
-    return "; ".join(_sentence(problem) for problem in error.errors())
+    return "; ".join(_sentence(problem, "", "") for problem in error.errors())
 
 
-def _sentence(problem: Any) -> str:
-    # Pydantic puts the chosen `type` behind the section that has one; nobody writes it there.
-    places = [str(part) for part in problem["loc"]]
-    kinds = {place: kind for place, kind in pairwise(places) if place in _TYPED}
-    name = ".".join(p for n, p in enumerate(places) if n == 0 or places[n - 1] not in _TYPED)
+def _sentence(problem: Any, prefix: str, kind: str) -> str:
+    name = prefix + ".".join(map(str, problem["loc"]))
+    inside = problem.get("ctx", {}).get("error")
+    if isinstance(inside, InKind):
+        return "; ".join(_sentence(one, f"{name}.", f" with {name}.type {inside.kind}") for one in inside.problems)
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
-        where = "".join(f" with {section}.type {kind}" for section, kind in kinds.items())
-        message = f"no such setting{where}; {_similar(name)}--help lists them all"
-    elif problem["type"] == "union_tag_invalid":
-        message = f"the type {problem['ctx']['tag']!r} is none of {problem['ctx']['expected_tags']}"
+        message = f"no such setting{kind}; {_similar(name)}--help lists them all"
     elif problem["type"] in ("model_type", "model_attributes_type"):
-        message = f"this is a section, so name a setting below it (given: {problem['input']!r})"
+        message = f"this is a section, so name a setting below it (given: {_plain(problem['input'])})"
     elif problem["type"] == "missing":
-        where = "".join(f" {section}.type {kind}" for section, kind in kinds.items())
-        message = f"it is not given, and{where or ' it'} needs it"
+        message = f"it is not given, and{kind.removeprefix(' with') or ' it'} needs it"
     elif problem["type"] != "value_error":
-        message = f"{message} (given: {problem['input']!r})"
+        message = f"{message} (given: {_plain(problem['input'])})"
     elif message.startswith(name):
         return message
     return f"{name}: {message}" if name else message
+
+
+def _plain(value: Any) -> str:
+    return repr(str(value) if isinstance(value, str) else value)
 
 
 def build(*layers: Mapping[str, Any]) -> Settings:
@@ -151,7 +146,7 @@ def build(*layers: Mapping[str, Any]) -> Settings:
     value of the first layer does not count as given: that layer is a recipe, and the settings.yaml of a run, which
     holds every setting, is a recipe too.
     """
-    values: dict[str, Any] = _DEFAULT_TYPES
+    values = default_types()
     given_in: dict[str, int] = {}
     for number, layer in enumerate(layers):
         values = merge(values, layer)
@@ -195,52 +190,64 @@ def _without(values: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != first} | inner
 
 
-def _refuse_unknown_environment() -> None:
-    known = {f"ROSEPO_{name.upper()}" for name in Settings.model_fields} | {"ROSEPO_CACHE"}
-    for name in os.environ:
-        if name.startswith("ROSEPO_") and name.split("__")[0].upper() not in known:
-            raise BadInput(f"the environment variable {name} names no setting; --help lists them all")
+def from_environment() -> dict[str, Any]:
+    """ROSEPO_ALIGN__BETA=0.2 as `{align: {beta: 0.2}}`. Raises BadInput for a section that is none."""
+    values: dict[str, Any] = {}
+    for name, value in sorted(os.environ.items()):
+        if name.startswith(_PREFIX) and name not in _NO_SETTINGS:
+            setting = name.removeprefix(_PREFIX).lower().replace("__", ".")
+            if setting.partition(".")[0] not in Settings.model_fields:
+                raise BadInput(f"the environment variable {name} names no setting; --help lists them all")
+            values = merge(values, nested(setting, Text(value)))
+    return values
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose complaint is one sentence instead of the usage of a hundred settings."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = [word.removeprefix("--").partition("=")[0] for word in message.split() if word.startswith("--")]
-        similar = "".join(_similar(name) for name in unknown) if message.startswith("unrecognized") else ""
-        raise BadInput(f"{message}; {similar}--help lists every setting")
+def from_arguments(argv: Sequence[str]) -> tuple[dict[str, str | bool], dict[str, Any]]:
+    """The command's own options (`recipe`, `dry_run`, `help`) and the settings of a command line. Raises BadInput."""
+    options: dict[str, str | bool] = {"recipe": DEFAULT_RECIPE, "dry_run": False, "help": False}
+    values: dict[str, Any] = {}
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith("--"):
+            if word == "-h":
+                options["help"] = True
+                continue
+            raise BadInput(f"'{word}' is no option; give settings as --NAME VALUE, --help lists them all")
+        if name in ("help", "dry-run") and not equals:
+            options[name.replace("-", "_")] = True
+            continue
+        if not equals:
+            following = next(words, None)
+            if following is None or (following.startswith("--") and following != "--"):
+                raise BadInput(f"--{name} needs a value; {_similar(name)}--help lists every setting")
+            value = following
+        if name == "recipe":
+            options["recipe"] = value
+        else:
+            values = merge(values, nested(name, Text(value)))
+    return options, values
 
 
 def parse(argv: Sequence[str], prog: str, description: str) -> Command:
     """The settings of one command line. Raises BadInput; `--help` prints and exits 0."""
-    parser = _Parser(
-        prog=prog,
-        description=description,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"recipes: {', '.join(recipe_names())}. Every setting can also come from the environment, "
-        "for example ROSEPO_ALIGN__BETA=0.2.",
-    )
-    parser.add_argument("--recipe", default=DEFAULT_RECIPE, help="recipe name or YAML file (default: %(default)s)")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved settings and the plan, do nothing")
-    known, rest = _Parser(add_help=False, allow_abbrev=False), list(argv)
-    known.add_argument("--recipe", default=DEFAULT_RECIPE)
-    known.add_argument("--dry-run", action="store_true")
-    own, rest = known.parse_known_args(rest)
-    try:
-        source: CliSettingsSource[Any] = CliSettingsSource(
-            _Sources,
-            root_parser=parser,
-            cli_parse_args=rest,
-            cli_hide_none_type=True,
-            cli_parse_none_str="null",
-            cli_avoid_json=True,
-        )
-        cli = source()
-        environment = EnvSettingsSource(
-            _Sources, env_prefix="ROSEPO_", env_nested_delimiter="__", case_sensitive=False
-        )()
-    except (argparse.ArgumentError, SettingsError) as error:
-        raise BadInput(f"the settings cannot be read ({error}); --help lists every setting") from error
-    _refuse_unknown_environment()
-    return Command(build(read_recipe(own.recipe), environment, cli), own.recipe, own.dry_run)
+    options, given = from_arguments(argv)
+    if options["help"]:
+        print(_help(prog, description))
+        raise SystemExit(0)
+    recipe = str(options["recipe"])
+    return Command(build(read_recipe(recipe), from_environment(), given), recipe, bool(options["dry_run"]))
+
+
+def _help(prog: str, description: str) -> str:
+    return f"""usage: {prog} [--recipe NAME|FILE] [--dry-run] [--SETTING VALUE …]
+
+{description}
+
+  --recipe NAME|FILE
+      Recipe: {", ".join(recipe_names())}, or a YAML file (default: {DEFAULT_RECIPE})
+  --dry-run
+      Print the resolved settings and the plan, do nothing.
+
+Settings; each can also come from the environment, for example {_PREFIX}ALIGN__OBJECTIVE__BETA=0.2:
+{help_text.text()}"""
