@@ -20,6 +20,7 @@ from rosepo_ray.config.kinds import Kind
 from rosepo_ray.errors import RosepoError
 
 Want = Literal["nothing", "scores", "texts"]
+Pool = Literal["candidates", "catalogue", "texts"]
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,10 @@ class Strategy(ABC):
 class StrategySettings(Kind):
     """Settings of a strategy."""
 
-    pool: ClassVar[Literal["candidates", "catalogue", "texts"]] = "catalogue"
-    """What it picks from."""
+    @property
+    def pool(self) -> Pool:
+        """What it picks from."""
+        return "catalogue"
 
     def build(self, catalogue: Catalogue) -> Strategy:
         """Raises BadInput where it cannot work with this catalogue."""

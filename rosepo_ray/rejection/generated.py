@@ -9,19 +9,22 @@ from pydantic import Field
 
 from rosepo_ray.catalogue.items import Catalogue, title_key
 from rosepo_ray.config.kinds import STRATEGIES
-from rosepo_ray.rejection.base import Answers, RejectionRow, Strategy, StrategySettings, Want, untakeable
+from rosepo_ray.rejection.base import Answers, Pool, RejectionRow, Strategy, StrategySettings, Want, untakeable
 
 
 @STRATEGIES.kind
 class Generated(StrategySettings):
     """A text that the policy writes itself when it is wrong, sampled: on-policy mistakes."""
 
-    pool: ClassVar[Literal["candidates", "catalogue", "texts"]] = "texts"
     type: Literal["generated"] = "generated"
     temperature: float = Field(1.0, gt=0)
     """Temperature of the sampling."""
     tries: int = Field(4, ge=1)
     """Texts sampled per rejected item: the first that is wrong is taken; a row whose texts are all right has none."""
+
+    @property
+    def pool(self) -> Pool:
+        return "texts"
 
     def build(self, catalogue: Catalogue) -> Strategy:
         return GeneratedStrategy(self, catalogue)

@@ -13,7 +13,7 @@ from rosepo_ray import seeds
 from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.kinds import STRATEGIES
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.rejection.base import Answers, RejectionRow, Strategy, StrategySettings
+from rosepo_ray.rejection.base import Answers, Pool, RejectionRow, Strategy, StrategySettings
 
 
 @STRATEGIES.kind
@@ -39,6 +39,11 @@ class Mix(StrategySettings):
     def chosen(self) -> dict[str, StrategySettings]:
         """The strategies that have a weight."""
         return {name: STRATEGIES.make(name) for name, weight in self.parts.items() if weight > 0}
+
+    @property
+    def pool(self) -> Pool:
+        pools: set[Pool] = {settings.pool for settings in self.chosen.values()}
+        return pools.pop() if len(pools) == 1 else "catalogue"
 
     def build(self, catalogue: Catalogue) -> Strategy:
         built = {name: (settings.build(catalogue), self.parts[name]) for name, settings in self.chosen.items()}

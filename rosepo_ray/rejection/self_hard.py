@@ -14,6 +14,7 @@ from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.kinds import STRATEGIES
 from rosepo_ray.rejection.base import (
     Answers,
+    Pool,
     RejectionRow,
     Strategy,
     StrategySettings,
@@ -27,10 +28,13 @@ from rosepo_ray.rejection.base import (
 class SelfHard(StrategySettings):
     """The policy's own mistake: the wrong candidate that it finds most likely (helpfulness)."""
 
-    pool: ClassVar[Literal["candidates", "catalogue", "texts"]] = "candidates"
     type: Literal["self_hard"] = "self_hard"
     temperature: float | None = Field(None, gt=0)
     """Draw from softmax(log-probability / temperature); null takes the most likely one."""
+
+    @property
+    def pool(self) -> Pool:
+        return "candidates"
 
     def build(self, catalogue: Catalogue) -> Strategy:
         return SelfHardStrategy(self, catalogue)

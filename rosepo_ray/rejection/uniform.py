@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from typing import ClassVar, Literal
+from typing import Literal
 
 from rosepo_ray import seeds
 from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.kinds import STRATEGIES
-from rosepo_ray.rejection.base import Answers, RejectionRow, Strategy, StrategySettings, wrong_candidates
+from rosepo_ray.rejection.base import Answers, Pool, RejectionRow, Strategy, StrategySettings, wrong_candidates
 
 
 @STRATEGIES.kind
 class Uniform(StrategySettings):
     """A wrong candidate drawn uniformly: the baseline."""
 
-    pool: ClassVar[Literal["candidates", "catalogue", "texts"]] = "candidates"
     type: Literal["uniform"] = "uniform"
+
+    @property
+    def pool(self) -> Pool:
+        return "candidates"
 
     def build(self, catalogue: Catalogue) -> Strategy:
         return UniformStrategy(catalogue)

@@ -17,13 +17,12 @@ from typing import Any
 import yaml
 
 from rosepo_ray import __version__, storage
+from rosepo_ray.config.stage import OPERATIONAL
 from rosepo_ray.errors import BadInput, short
 from rosepo_ray.process.redaction import redact
 from rosepo_ray.run.settings import Settings
 
 SETTINGS = "settings.yaml"
-_MAY_CHANGE = ("run", "cluster", "mlflow", "promotion")
-"""Sections that do not change results: a run may go on with more workers or another tracking server."""
 _PACKAGES = ("ray", "torch", "transformers", "peft", "mlflow", "pyarrow", "numpy", "scikit-learn", "pydantic")
 
 
@@ -75,12 +74,12 @@ def _broken(uri: str, reason: str) -> BadInput:
 
 
 def comparable(settings: Settings) -> dict[str, Any]:
-    return {name: value for name, value in settings.model_dump().items() if name not in _MAY_CHANGE}
+    return {name: value for name, value in settings.model_dump().items() if name not in OPERATIONAL}
 
 
 def _differences(stored: Any, own: Any, name: str = "") -> Iterator[str]:
     if isinstance(stored, dict) and isinstance(own, dict):
-        for key in sorted((stored.keys() | own.keys()) - (set(_MAY_CHANGE) if not name else set())):
+        for key in sorted((stored.keys() | own.keys()) - (set(OPERATIONAL) if not name else set())):
             yield from _differences(stored.get(key), own.get(key), f"{name}.{key}" if name else key)
     elif stored != own:
         yield f"{name} is {stored!r} there and {own!r} here"

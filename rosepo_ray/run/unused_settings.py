@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 from rosepo_ray.config.policy import PretrainedPolicy, is_hub_name
 from rosepo_ray.run.settings import Settings
@@ -43,6 +44,12 @@ RULES = (
         "with this oracle.type, which is not served; leave it out",
     ),
     Rule(
+        ("oracle.epsilon_max", "oracle.epsilon"),
+        ("align.objective.type",),
+        lambda s: "epsilon" not in s.align.objective.needs,
+        "with this align.objective.type, which smooths no label; leave it out",
+    ),
+    Rule(
         ("rejection.validation_examples",),
         ("oracle.type",),
         lambda s: not s.oracle.scores,
@@ -74,4 +81,6 @@ def without_effect(settings: Settings) -> Iterator[tuple[str, Rule]]:
     for rule in RULES:
         if rule.where(settings):
             for name in rule.names:
-                yield name, rule
+                section, _, last = name.rpartition(".")
+                if last in type(attrgetter(section)(settings)).model_fields:
+                    yield name, rule

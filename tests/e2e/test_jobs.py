@@ -54,9 +54,11 @@ def test_a_second_start_computes_nothing_again(quiet: Quiet):
 
 
 def test_other_settings_in_the_same_directory_are_refused(quiet: Quiet):
-    refused = job("align", "--recipe", str(quiet.recipe), "--run.dir", str(quiet.run_dir), "--align.beta", "0.3")
+    refused = job(
+        "align", "--recipe", str(quiet.recipe), "--run.dir", str(quiet.run_dir), "--align.objective.beta", "0.3"
+    )
     assert refused.returncode == 2
-    assert "align.beta is 0.1 there and 0.3 here" in refused.stderr
+    assert "align.objective.beta is 0.1 there and 0.3 here" in refused.stderr
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(recipe: Path, tmp_path: Path):

@@ -133,22 +133,22 @@ def test_a_prompt_without_room_is_known_before_sft(settings: Settings, finished:
     titles.refuse_unreadable_titles(settings, finished["data"].folder)
     cramped = settings.model_copy(update={"prompt": settings.prompt.model_copy(update={"max_tokens": 60})})
     with pytest.raises(BadInput, match=r"which lists 5 candidates, has \d+ tokens .* prompt\.max_tokens is 60"):
-        titles.refuse_unreadable_titles(cramped, finished["data"].folder)
+        titles.refuse_unreadable_titles(cramped.policy, cramped.prompt, finished["data"].folder, generate=False)
 
 
 def test_a_layout_that_does_not_fit_the_cluster_is_refused_with_the_sum(settings: Settings):
     import ray
 
     there = int(ray.cluster_resources()["CPU"])
-    cluster._refuse_misfit(settings, cluster.need(settings.cluster, settings.oracle.served))
+    cluster._refuse_misfit(settings.cluster, cluster.need(settings.cluster, True))
     wide = settings.model_copy(update={"cluster": settings.cluster.model_copy(update={"workers": there})})
     cpus = f"{3 * there + 0.25:g}"  # per worker itself and its stream of two, and one replica
     with pytest.raises(BadInput) as caught:
-        cluster._refuse_misfit(wide, cluster.need(wide))
+        cluster._refuse_misfit(wide.cluster, cluster.need(wide.cluster, True))
     told = str(caught.value)
     assert told.startswith(f"the run needs {cpus} CPUs and 0 GPUs ({there} training worker(s) x 1 + 0.25 for oracle")
     assert f"+ {there} stream(s) x 2 = {cpus} CPUs in alignment" in told
     assert f"the cluster has {there} and 0; lower cluster.workers" in told
     assert caught.value.exit_code == 2
     growing = wide.model_copy(update={"cluster": wide.cluster.model_copy(update={"autoscaling": True})})
-    cluster._refuse_misfit(growing, cluster.need(growing))
+    cluster._refuse_misfit(growing.cluster, cluster.need(growing.cluster, True))

@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from rosepo_ray.config import sources
+from rosepo_ray.run import sources
 
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"

@@ -6,18 +6,16 @@ import re
 import shlex
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from pydantic import BaseModel
 
-from rosepo_ray.config import sources
+from rosepo_ray.run import help, sources
 from rosepo_ray.run.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -111,26 +109,8 @@ def test_ci_runs_every_check() -> None:
     assert "for target in setup lint test test-slow" in text
 
 
-def models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The sections that a field can hold, through unions and annotations."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif get_origin(annotation) is Annotated:
-        yield from models(get_args(annotation)[0])
-    else:
-        for part in get_args(annotation):
-            yield from models(part)
-
-
-def setting_names(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        yield f"{prefix}{name}"
-        for inner in models(field.annotation):
-            yield from setting_names(inner, f"{prefix}{name}.")
-
-
 def test_the_method_page_names_settings_that_exist() -> None:
-    known = set(setting_names(Settings))
+    known = {entry.name for entry in help.entries()}
     sections = "|".join(name for name in Settings.model_fields if name != "seed")
     named = re.findall(rf"`((?:{sections})\.[a-z_.0-9]+)", (ROOT / "docs" / "method.md").read_text())
     assert len(named) > 10

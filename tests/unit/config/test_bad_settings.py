@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from rosepo_ray.config import unused_settings
 from rosepo_ray.errors import BadInput
-from rosepo_ray.run import directory
+from rosepo_ray.run import directory, unused_settings
 from rosepo_ray.run.job import main
 from rosepo_ray.run.sources import build, parse, read_recipe, recipe_names
 
@@ -28,7 +27,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """The sentence with which the job refuses; asserts all that holds for every refusal."""
     before = sorted(Path.cwd().rglob("*"))
-    assert main([*argv, "--run.dir", "run"], "align", "test") == 2
+    assert main([*argv, "--run.dir", "run"], "jobs/align.py", "test") == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ")
     assert told.count("\n") == 1
@@ -47,20 +46,20 @@ PRETRAINED = ("--policy.type", "pretrained", "--policy.model", "some/model")
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("--align.betta", "1"), "did you mean align.beta?"),
-        (("--algin.beta", "1"), "did you mean align.beta?"),
-        (("something",), "unrecognized arguments: something"),
-        (("--align.beta",), "expected one argument"),
-        (("--recipe",), "expected one argument"),
+        (("--align.objective.betta", "1"), "did you mean align.objective.beta?"),
+        (("--algin.lr", "1"), "algin: no such setting; did you mean align?"),
+        (("something",), "'something' is no option"),
+        (("--align.objective.beta",), "--align.objective.beta needs a value"),
+        (("--recipe",), "--recipe needs a value"),
         (("--recipe", "nowhere.yaml"), "no recipe 'nowhere.yaml'"),
         (("--align", "3"), "align: this is a section"),
         (("--sft.steps", "1.5"), "sft.steps: Input should be a valid integer"),
         (("--sft.steps", ""), "sft.steps"),
         (("--sft.dense", "maybe"), "sft.dense: Input should be a valid boolean"),
         (("--align.lr", "inf"), "align.lr: Input should be a finite number"),
-        (("--align.beta", "nan"), "align.beta: Input should be a finite number"),
+        (("--align.objective.beta", "nan"), "align.objective.beta: Input should be a finite number"),
         (("--prompt.template", "chat"), "prompt.template: Input should be 'titles' or 'instruction'"),
-        (("--policy.type", "foo"), "policy: the type 'foo' is none of 'scratch', 'pretrained'"),
+        (("--policy.type", "foo"), "policy: the type 'foo' is none of scratch, pretrained"),
         (("--policy.type", "pretrained"), "policy.model: it is not given, and policy.type pretrained needs it"),
         ((*PRETRAINED, "--policy.hidden", "64"), "policy.hidden: no such setting with policy.type pretrained"),
         (("--policy.lora.r", "4"), "policy.lora: no such setting with policy.type scratch"),
@@ -76,8 +75,9 @@ def test_unknown_settings_and_wrong_types(argv: tuple[str, ...], words: str, cap
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("algin: {beta: 1}", "algin: no such setting; did you mean align?"),
-        ("align: {betta: 1}", "align.betta: no such setting; did you mean align.beta?"),
+        ("algin: {lr: 1}", "algin: no such setting; did you mean align?"),
+        ("align: {objective: {betta: 1}}", "align.objective.betta: no such setting with align.objective.type conser"),
+        ("align: {batsh: 1}", "align.batsh: no such setting; did you mean align.batch?"),
         ("align:", "align: this is a section"),
         ("sft: {steps: true}", "steps is true, but a number is needed"),
         ("sft: {steps: 5}\nsft: {batch: 4}", "'sft' stands twice"),
@@ -99,9 +99,8 @@ def test_a_recipe_in_another_encoding(capsys: pytest.CaptureFixture[str]):
     ("name", "value", "words"),
     [
         ("ROSEPO_ALGIN__BETA", "1", "ROSEPO_ALGIN__BETA names no setting"),
-        ("ROSEPO_ALIGN__BETTA", "1", "align.betta: no such setting"),
-        ("ROSEPO_ALIGN__BETA", "much", "align.beta: Input should be a valid number"),
-        ("ROSEPO_ALIGN", "{", "cannot be read"),
+        ("ROSEPO_ALIGN__BATSH", "1", "align.batsh: no such setting"),
+        ("ROSEPO_ALIGN__OBJECTIVE__BETA", "much", "align.objective.beta: Input should be a valid number"),
         ("ROSEPO_ALIGN", "3", "align: this is a section"),
     ],
 )
@@ -119,11 +118,16 @@ def test_the_environment(
         (("--policy.hidden", "100", "--policy.heads", "3"), "must be a multiple of 2 x policy.heads"),
         (("--oracle.hidden", "50", "--oracle.heads", "4"), "must be a multiple of oracle.heads"),
         (("--policy.max_tokens", "100"), "leaves no room for a title in policy.max_tokens 100"),
-        (("--align.objective.type", "robust"), "divides by 1-2e near 0"),
-        (("--rejection.k", "20"), "more distinct wrong candidates than data.candidates leaves (19)"),
-        (("--rejection.strategy.type", "mix"), "only zero weights"),
         (
-            ("--rejection.strategy.type", "mix", "--rejection.strategy.uniform", "1", "--rejection.k", "20"),
+            ("--align.objective.type", "robust"),
+            "more than the objective robust can be given; set it to 0.4",
+        ),
+        (("--rejection.k", "20"), "more distinct wrong candidates than data.candidates leaves (19)"),
+        (("--rejection.strategy.type", "mix"), "rejection.strategy.parts: it is not given"),
+        (("--rejection.strategy.type", "mix", "--rejection.strategy.parts.uniform", "0"), "a weight above 0"),
+        (("--rejection.strategy.type", "mix", "--rejection.strategy.parts.unifrom", "1"), "'unifrom' is none of"),
+        (
+            ("--rejection.strategy.type", "mix", "--rejection.strategy.parts.uniform", "1", "--rejection.k", "20"),
             "more distinct wrong candidates",
         ),
         (("--cluster.oracle_replicas_min", "3"), "is below cluster.oracle_replicas_min"),
@@ -140,12 +144,10 @@ CONSTANT = ("--oracle.type", "constant")
 LISTED = ("--sft.dense", "false", "--prompt.template", "instruction", "--prompt.list_candidates", "true")
 WITHOUT_EFFECT = [
     (("--prompt.list_candidates", "true"), "prompt.list_candidates"),
-    (("--rejection.strategy.temperature", "2"), "rejection.strategy.temperature"),
-    ((*CONSTANT, "--align.epsilon_max", "0.3"), "align.epsilon_max"),
-    (("--align.replay", "x", "--align.epsilon_max", "0.3"), "align.epsilon_max"),
-    (("--align.replay", "x", *CONSTANT, "--oracle.epsilon", "0.3"), "oracle.epsilon"),
+    (("--align.objective.type", "simpo", "--oracle.epsilon_max", "0.3"), "oracle.epsilon_max"),
+    (("--align.objective.type", "simpo", *CONSTANT, "--oracle.epsilon", "0.3"), "oracle.epsilon"),
     ((*CONSTANT, "--cluster.oracle_replicas_min", "2", "--cluster.oracle_replicas_max", "2"), "cluster.oracle_repl"),
-    (("--align.replay", "x", "--cluster.oracle_replicas_max", "2"), "cluster.oracle_replicas_max"),
+    (("--oracle.type", "replay", "--oracle.folder", "x", "--cluster.oracle_replicas_max", "2"), "cluster.oracle_rep"),
     ((*CONSTANT, "--rejection.validation_examples", "10"), "rejection.validation_examples"),
     (("--policy.type", "pretrained", "--policy.model", "/a/folder", "--policy.revision", "main"), "policy.revision"),
     (("--policy.type", "pretrained", "--policy.model", "sample:x", "--policy.revision", "main"), "policy.revision"),
@@ -176,12 +178,12 @@ def test_autoscaling_needs_a_cluster_to_join(capsys: pytest.CaptureFixture[str],
 
 
 def test_what_a_stronger_layer_silences_is_dropped():
-    """The quickstart sets align.epsilon_max; a constant oracle on the command line is enough to leave it aside."""
-    assert read_recipe("quickstart")["align"]["epsilon_max"] == 1.0
-    settings = parse(["--oracle.type", "constant", "--oracle.epsilon", "0.1"], "align.py", "").settings
-    assert settings.align.epsilon_max == 0.5
-    with pytest.raises(BadInput, match=r"align\.epsilon_max has no effect"):
-        build({"oracle": {"type": "constant"}}, {"align": {"epsilon_max": 0.5}})
+    """The quickstart sets oracle.epsilon_max; an objective without epsilon is enough to leave it aside."""
+    assert read_recipe("quickstart")["oracle"]["epsilon_max"] == 1.0
+    settings = parse(["--align.objective.type", "simpo"], "align.py", "").settings
+    assert settings.oracle.epsilon_max == 0.5
+    with pytest.raises(BadInput, match=r"oracle\.epsilon_max has no effect"):
+        build({"align": {"objective": {"type": "simpo"}}}, {"oracle": {"epsilon_max": 0.3}})
 
 
 def test_a_section_without_a_type_means_the_default_one():
@@ -216,16 +218,16 @@ def test_a_run_directory_with_other_settings_stays_as_it_is(capsys: pytest.Captu
     (here / "run" / "sft").mkdir()
     (here / "run" / "sft" / "part").write_bytes(b"\x00work")
     before = snapshot(here)
-    assert "align.beta is 1.0 there and 0.2 here" in refused(capsys, "--align.beta", "0.2")
+    assert "align.objective.beta is 1.0 there and 0.2 here" in refused(capsys, "--align.objective.beta", "0.2")
     assert snapshot(here) == before
-    assert "align.beta" in refused(capsys, "--align.beta", "0.2", "--dry-run")
+    assert "align.objective.beta" in refused(capsys, "--align.objective.beta", "0.2", "--dry-run")
     assert snapshot(here) == before
 
 
-def test_a_refusal_needs_neither_torch_nor_ray():
+def test_a_refusal_needs_neither_ray_nor_transformers():
     code = (
         "import sys; from rosepo_ray.run.job import main; code = main(['--cluster.workers', '64'], 'align', ''); "
-        "sys.exit(code if not {'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules) else 9)"
+        "sys.exit(code if not {'ray', 'mlflow', 'transformers'} & set(sys.modules) else 9)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

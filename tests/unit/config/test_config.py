@@ -17,11 +17,11 @@ def settings(*argv: str):
 
 def test_precedence_is_defaults_recipe_environment_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     recipe = tmp_path / "own.yaml"
-    recipe.write_text("# python jobs/align.py --recipe own.yaml\nalign: {beta: 0.2, batch: 8, lr: 3.0e-4}\n")
+    recipe.write_text("# python jobs/align.py --recipe own.yaml\nalign: {epochs: 2, batch: 8, lr: 3.0e-4}\n")
     monkeypatch.setenv("ROSEPO_ALIGN__BATCH", "16")
     monkeypatch.setenv("ROSEPO_ALIGN__LR", "5e-4")
     found = settings("--recipe", str(recipe), "--align.lr", "0.001").align
-    assert (found.beta, found.batch, found.lr, found.epochs) == (0.2, 16, 0.001, 1)
+    assert (found.epochs, found.batch, found.lr, found.clip) == (2, 16, 0.001, 1.0)
 
 
 def test_a_section_whose_type_changes_starts_afresh():
@@ -35,16 +35,15 @@ def test_a_section_whose_type_changes_starts_afresh():
     ("argv", "words"),
     [
         (("--nonsense", "3"), "--help"),
-        (("--align.beta", "-1"), "align.beta"),
-        (("--align.beta", "much"), "align.beta"),
+        (("--align.objective.beta", "-1"), "align.objective.beta"),
+        (("--align.objective.beta", "much"), "align.objective.beta"),
         (("--recipe", "no-such"), "quickstart"),
         (("--data.sample", "none"), "data.interactions"),
         (("--data.interactions", "a.csv"), "--data.sample none"),
         (("--prompt.list_candidates", "true"), "no effect"),
         (("--prompt.template", "instruction"), "sft.dense"),
-        (("--rejection.strategy.temperature", "2"), "no effect"),
         (("--align.objective.type", "robust"), "epsilon_max"),
-        (("--oracle.type", "constant", "--align.epsilon_max", "0.3"), "no effect"),
+        (("--oracle.type", "constant", "--oracle.epsilon_max", "0.3"), "no such setting with oracle.type constant"),
         (("--policy.type", "pretrained"), "model"),
         (("--policy.hidden", "100", "--policy.heads", "3"), "multiple"),
         (("--cluster.oracle_replicas_min", "3"), "oracle_replicas_max"),
@@ -83,14 +82,21 @@ def test_help_answers_at_once_and_names_every_section():
         check=True,
         cwd=Path(__file__).parents[3],
     )
-    assert time.monotonic() - began < 6  # 0.5 s on an idle core; the bound only catches an import of torch or ray
-    for word in ("--align.beta", "--data.interactions", "--recipe", "--dry-run", "--cluster.workers", "ROSEPO_"):
+    assert time.monotonic() - began < 15  # 2.5 s on an idle core: torch, where the objectives are
+    for word in (
+        "--align.objective.beta",
+        "--data.interactions",
+        "--recipe",
+        "--dry-run",
+        "--cluster.workers",
+        "ROSEPO_",
+    ):
         assert word in done.stdout
 
 
-def test_settings_import_neither_torch_nor_ray():
+def test_settings_import_neither_ray_nor_transformers():
     code = (
         "import sys; from rosepo_ray.run.sources import parse; parse([], 'x', 'y'); "
-        "sys.exit(bool({'torch', 'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
+        "sys.exit(bool({'ray', 'mlflow', 'transformers'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -37,7 +37,7 @@ def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., in
     """Runs the job in this process, without a cluster, with stages that finish at once until one raises `error`."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(tiny(tmp_path / "log")))
-    monkeypatch.setattr(cluster, "start", lambda settings: True)
+    monkeypatch.setattr(cluster, "start", lambda settings, served: True)
     monkeypatch.setattr(cluster, "stop", lambda: None)
 
     def run(error: BaseException | None, at: str = "sft", *arguments: str) -> int:

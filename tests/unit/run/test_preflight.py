@@ -195,11 +195,11 @@ def test_the_job_refuses_before_it_writes(
 
 def test_an_encoder_that_is_not_there():
     if not any(Path(path, "sentence_transformers").exists() for path in sys.path):
-        assert "sentence-transformers" in refusal(build({"rejection": {"encoder": "some/encoder"}}))
+        assert "sentence-transformers" in refusal(build({"evaluation": {"encoder": "some/encoder"}}))
 
 
 def test_a_replay_without_its_table(tmp_path: Path):
-    assert "holds no smoothing table" in refusal(build({"align": {"replay": str(tmp_path)}}))
+    assert "holds no smoothing table" in refusal(build({"oracle": {"type": "replay", "folder": str(tmp_path)}}))
 
 
 def test_a_replay_that_the_objective_cannot_take(tmp_path: Path):
@@ -208,10 +208,12 @@ def test_a_replay_that_the_objective_cannot_take(tmp_path: Path):
         for n, bound in enumerate((0.2, 0.45))
     ]
     tables.write_part(str(tmp_path), "smoothing", 0, tables.from_rows("smoothing", rows))
-    preflight.refuse_hopeless_run(build({"align": {"replay": str(tmp_path)}}))
-    told = refusal(build({"align": {"replay": str(tmp_path), "objective": {"type": "robust"}}}))
+    preflight.refuse_hopeless_run(build({"oracle": {"type": "replay", "folder": str(tmp_path)}}))
+    told = refusal(
+        build({"oracle": {"type": "replay", "folder": str(tmp_path)}, "align": {"objective": {"type": "robust"}}})
+    )
     assert "holds a smoothing factor of 0.45" in told
-    assert "align.objective robust" in told
+    assert "more than the objective robust can be given" in told
 
 
 def test_gpus_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch):
@@ -222,10 +224,10 @@ def test_gpus_that_this_machine_lacks(monkeypatch: pytest.MonkeyPatch):
 
 def test_the_sum_of_what_a_layout_needs():
     layout = {"workers": 3, "actors": 2, "oracle_replicas_max": 4}
-    need = cluster.need(build({"cluster": layout}))
+    need = cluster.need(build({"cluster": layout}).cluster, served=True)
     assert need.cpus == 3 + 4 * 0.25 + 3 * 2
     assert "3 training worker(s) x 1 + 1 for oracle replicas + 3 stream(s) x 2 = 10 CPUs in alignment" in need.sum
-    assert cluster.need(build({"cluster": {"actors": 12}})).cpus == 13
+    assert cluster.need(build({"cluster": {"actors": 12}}).cluster, served=True).cpus == 13
 
 
 # Titles, once the items are known.

@@ -27,8 +27,13 @@ def fingerprints(settings: Settings, run_dir: str = "/nowhere") -> dict[str, str
 
 def test_a_setting_changes_the_stages_that_depend_on_it_and_no_other():
     before = fingerprints(build({}))
-    changed = {name for name, value in fingerprints(build({"align": {"beta": 0.2}})).items() if before[name] != value}
-    assert changed == {"calibrate", "align", "sft_longer", "evaluate"}
+    other = fingerprints(build({"align": {"objective": {"beta": 0.2}}}))
+    changed = {name for name, value in other.items() if before[name] != value}
+        name
+        for name, value in fingerprints(build({"align": {"objective": {"beta": 0.2}}})).items()
+        if before[name] != value
+    }
+    assert changed == {"align", "sft_longer", "evaluate"}
     changed = {name for name, value in fingerprints(build({"sft": {"steps": 7}})).items() if before[name] != value}
     assert changed == {"sft", "reject", "calibrate", "align", "sft_longer", "evaluate"}
     assert fingerprints(build({"cluster": {"workers": 4}})) == before
@@ -62,8 +67,8 @@ def test_a_folder_without_a_marker_is_not_done(tmp_path: Path):
 def test_other_settings_are_refused_and_named_but_the_cluster_may_change(tmp_path: Path):
     directory.record(build({}), str(tmp_path))
     directory.refuse_other_settings(build({"cluster": {"workers": 3}}), str(tmp_path))
-    with pytest.raises(BadInput, match=r"align\.beta is 0\.1 there and 0\.2 here"):
-        directory.refuse_other_settings(build({"align": {"beta": 0.2}}), str(tmp_path))
+    with pytest.raises(BadInput, match=r"align\.objective\.beta is 0\.1 there and 0\.2 here"):
+        directory.refuse_other_settings(build({"align": {"objective": {"beta": 0.2}}}), str(tmp_path))
 
 
 @pytest.mark.parametrize(
