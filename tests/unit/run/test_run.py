@@ -29,10 +29,6 @@ def test_a_setting_changes_the_stages_that_depend_on_it_and_no_other():
     before = fingerprints(build({}))
     other = fingerprints(build({"align": {"objective": {"beta": 0.2}}}))
     changed = {name for name, value in other.items() if before[name] != value}
-        name
-        for name, value in fingerprints(build({"align": {"objective": {"beta": 0.2}}})).items()
-        if before[name] != value
-    }
     assert changed == {"align", "sft_longer", "evaluate"}
     changed = {name for name, value in fingerprints(build({"sft": {"steps": 7}})).items() if before[name] != value}
     assert changed == {"sft", "reject", "calibrate", "align", "sft_longer", "evaluate"}
