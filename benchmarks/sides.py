@@ -31,12 +31,6 @@ def packed_logps(model: Any, batch: Examples) -> Tensor:
     return logps
 
 
-def by_mm(step: Callable[[], None]) -> None:
-    """A step of the package with torch.mm for all products."""
-    with torch.backends.mkldnn.flags(enabled=False):
-        step()
-
-
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
 """Prompt and response."""
 

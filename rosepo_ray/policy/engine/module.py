@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 from rosepo_ray.policy.engine import gpt2, llama
 from rosepo_ray.policy.engine.attention import additive
 from rosepo_ray.policy.engine.layout import PackedBatch, pick
-from rosepo_ray.policy.engine.projection import project
 from rosepo_ray.policy.model import causal_lm
 
 _ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
@@ -56,8 +55,7 @@ def token_logps(model: Any, batch: PackedBatch) -> Tensor:
 def _logits(head: Any, hidden_NH: Tensor) -> Tensor:
     """Under autocast too in the head's own precision: bf16 would round a logit of 20 to the next eighth."""
     with torch.autocast(hidden_NH.device.type, enabled=False):
-        (logits_NV,) = project((head,), hidden_NH.to(head.weight.dtype))
-        return logits_NV
+        return torch.as_tensor(head(hidden_NH.to(head.weight.dtype)))
 
 
 def _gather(logits_NV: Tensor, place_M: Tensor, target_M: Tensor) -> Tensor:

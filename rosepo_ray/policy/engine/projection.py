@@ -14,17 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from rosepo_ray.policy.engine.ops import written_out
-from rosepo_ray.policy.engine.products import add_product, linear, product
 
 
 def project(modules: Sequence[Any], x: Tensor) -> Sequence[Tensor]:
     """What each module makes of x [..., H]: outputs [..., its features]."""
-    if not written_out(x):
+    if not written_out(x) or not all(_plain_lora(module) for module in modules):
         return [module(x) for module in modules]
-    if not all(_plain_lora(module) for module in modules):
-        return [linear(module, x) if type(module) is nn.Linear else module(x) for module in modules]
     found = [(module, module.active_adapters[0]) for module in modules]
     weights = [module.base_layer.weight for module in modules]
     downs = [module.lora_A[name].weight for module, name in found]
@@ -66,7 +64,7 @@ class _Adapted(torch.autograd.Function):
         outputs = []
         for weight, down, up, scale, bias in zip(weights, downs, ups, scales, biases, strict=True):
             merged = torch.addmm(weight, up, down, alpha=scale)
-            outputs.append(product(flat, merged.t(), bias).view(*x.shape[:-1], -1))
+            outputs.append(F.linear(flat, merged, bias).view(*x.shape[:-1], -1))
         return tuple(outputs)
 
     @staticmethod
@@ -96,7 +94,7 @@ def _into_input(
     total: Tensor | None = None
     for grad, weight, down, up, scale in zip(grads, weights, downs, ups, scales, strict=True):
         merged = torch.addmm(weight, up, down, alpha=scale)
-        total = product(grad, merged) if total is None else add_product(total, grad, merged)
+        total = torch.mm(grad, merged) if total is None else total.addmm_(grad, merged)
     assert total is not None
     return total
 

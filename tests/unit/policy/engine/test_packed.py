@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 
 from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy import pretrained
-from rosepo_ray.policy.engine import llama, module, products
+from rosepo_ray.policy.engine import llama, module
 from rosepo_ray.policy.engine.layout import chain, pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import causal_lm
@@ -87,16 +87,6 @@ def test_packed_rows_equal_separate_rows_for_any_number_of_rejected(model: Any, 
         same(model, [ids(12), ids(12)], [titles, titles[::-1]])
     if rejected > 1:
         same(model, [ids(3), ids(12)], [titles, [[END], *titles[1:]]])
-
-
-def test_packed_rows_equal_separate_rows_by_large_products(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    onednn, asked = products._onednn(), []
-    if onednn is None:
-        pytest.skip("this build of PyTorch has no oneDNN")
-    monkeypatch.setattr(products, "LEAST", 0)
-    monkeypatch.setattr(products, "_onednn", lambda: asked.append(1) or onednn)
-    same(model, [[5, 6, 7], [8]], [[[9, END], [9, 3, END]], [[END], [4, END]]])
-    assert asked
 
 
 @given(rows=st.lists(row, min_size=1, max_size=4))
