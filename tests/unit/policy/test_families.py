@@ -24,7 +24,7 @@ from rosepo_ray.policy.segments import EncodedPrompt
 from tests import tiny_models
 
 TITLES = ["Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat", "Twelve Monkeys", "Babe", "Seven (Se7en)"]
-# Each family one way and both ways at least once: test_shared_prefix.py tries them all.
+# Each family one way and both ways at least once: engine/test_packed.py tries them all.
 POLICIES = ("llama lora", "llama-tied full", "qwen2 full", "qwen3 lora", "gpt2 lora", "gpt2 full")
 PROMPT = PromptSettings(template="instruction", list_candidates=True)
 

@@ -124,3 +124,40 @@ def test_the_packages_own_adapters_are_plain() -> None:
     model = pretrained.add_lora(AutoModelForCausalLM.from_config(tiny_models.config("qwen2")), LoraSettings(), seed=1)
     layer = model.get_base_model().base_model.layers[0]
     assert all(projection._plain_lora(one) for one in (layer.self_attn.q_proj, layer.mlp.down_proj))
+
+
+def test_sums_are_formed_once_a_step_and_follow_every_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, x, formed = adapted(), torch.randn(3, 6, **DOUBLE), []
+    modules, real = (maps.first, maps.second), torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *given, **how: (formed.append(1), real(*given, **how))[1])
+    with torch.inference_mode():
+        project(modules, x)  # scoring before training
+    optimiser = torch.optim.AdamW([p for p in maps.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        for _ in range(2):  # micro-batches
+            outputs = project(modules, x)
+            for ours, module in zip(outputs, modules, strict=True):
+                torch.testing.assert_close(ours, module(x))
+            sum(out.square().sum() for out in outputs).backward()
+        assert len(formed) == 2
+        optimiser.step()
+        optimiser.zero_grad()
+        formed.clear()
+        project(modules, x)
+    state = {name: torch.randn_like(value) for name, value in maps.state_dict().items()}
+    maps.load_state_dict(state)
+    maps.first.scaling["default"] = 0.5
+    for ours, module in zip(project(modules, x), modules, strict=True):
+        torch.testing.assert_close(ours, module(x))
+    maps.float()
+    torch.testing.assert_close(project(modules, x.float())[0], maps.first(x.float()))
+
+
+def test_a_backward_pass_after_a_change_fails() -> None:
+    maps, x = adapted(), torch.randn(3, 6, **DOUBLE)
+    (out,) = project((maps.first,), x)
+    with torch.no_grad():
+        maps.first.lora_B["default"].weight.add_(1)
+    project((maps.first,), x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
