@@ -34,6 +34,7 @@ from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.search.ranking import Found, score_all, top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
+from rosepo_ray.policy.segments import EncodedPrompt
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.seeds import generator
 from rosepo_ray.storage import tables
@@ -58,7 +59,7 @@ def only(run: Path, pattern: str) -> Path:
     return found[0]
 
 
-def prompts_of(policy: Policy, histories: list[list[str]]) -> list[list[int]]:
+def prompts_of(policy: Policy, histories: list[list[str]]) -> list[EncodedPrompt]:
     return [policy.prompter.prompt_ids(Request(history)) for history in histories]
 
 
@@ -123,7 +124,7 @@ def train(settings: Settings, data: Path, steps: int) -> Policy:
     return made.policy
 
 
-def fastest_chunk(policy: Policy, trie: TitleTrie, prompts: list[list[int]]) -> int:
+def fastest_chunk(policy: Policy, trie: TitleTrie, prompts: list[EncodedPrompt]) -> int:
     """The chunk with which scoring all titles takes the least processor time for two of the prompts."""
     spent = {}
     for chunk in (64, 128, 512):

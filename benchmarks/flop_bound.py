@@ -13,9 +13,8 @@ Counted is what one optimiser step on a batch cannot avoid, forward and backward
 
 Not counted: embedding, norms, softmax, rotary positions, activations, losses and the optimiser, which are no matrix
 products; and recomputation, which is not needed. Each product's rate is measured at its own shape (fp32, one thread),
-by torch.mm into an output allocated before and by oneDNN, and the faster counts; attention's as the two batched
-products over whole rows. :meth:`Bound.seconds` runs each distinct product anew, so that a round's bound and the round's
-step met the same machine; :attr:`Bound.by_mm` is the same bound with torch.mm alone.
+by torch.mm into an output allocated before; attention's as the two batched products over whole rows.
+:meth:`Bound.seconds` runs each distinct product anew, so that a round's bound and its step met the same machine.
 """
 
 from __future__ import annotations
@@ -23,15 +22,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 from workload import Examples, Workload
-
-from rosepo_ray.policy.engine import products as package
 
 RANK = 16
 REPEATS = 3
@@ -130,44 +126,29 @@ class Bound:
         self.attention_flops = 2 * seen * workload.hidden
         """Of one of the six products of attention, over all layers."""
         self.flops = sum(p.flops * n for p, n in self.linear.items()) + 6 * self.attention_flops
-        self.by_mm: list[float] = []
-        """Seconds with torch.mm alone, one for each call of :meth:`seconds`."""
 
     def seconds(self) -> float:
-        best = by_mm = 0.0
-        for product, number in self.linear.items():
-            mm, onednn = _seconds(product)
-            best += number * min(mm, onednn)
-            by_mm += number * mm
-        for product in (self.scores, self.values):
-            attention = 3 * self.attention_flops / product.flops * _seconds(product)[0]
-            best, by_mm = best + attention, by_mm + attention
-        self.by_mm.append(by_mm)
-        return best
+        linear = sum(number * _seconds(product) for product, number in self.linear.items())
+        attention = (
+            3 * self.attention_flops / product.flops * _seconds(product) for product in (self.scores, self.values)
+        )
+        return linear + sum(attention)
 
     def report(self, seconds: float) -> dict[str, float]:
         return {**vars(self.counts), "gflop": self.flops / 1e9, "gflop_per_second": self.flops / 1e9 / seconds}
 
 
-def _seconds(product: Product) -> tuple[float, float]:
-    """By torch.mm and by oneDNN (infinite where it is not used), medians over a few runs; operands differ in nothing
-    from those of a step but their values."""
+def _seconds(product: Product) -> float:
+    """The median of a few runs; operands differ in nothing from those of a step but their values."""
     lead = () if product.batch == 1 else (product.batch,)
     left, right = (product.rows, product.inner), (product.inner, product.columns)
     a = torch.rand(*lead, *left[::-1]).mT if product.transposed == "left" else torch.rand(*lead, *left)
     b = torch.rand(*lead, *right[::-1]).mT if product.transposed == "right" else torch.rand(*lead, *right)
     out = torch.empty(*lead, product.rows, product.columns)
-    mm = _median(lambda: torch.matmul(a, b, out=out))
-    if product.batch > 1 or package.onednn_for(a, product.columns) is None:
-        return mm, float("inf")
-    return mm, _median(lambda: package.product(a, b))
-
-
-def _median(run: Callable[[], Tensor]) -> float:
-    run()
+    torch.matmul(a, b, out=out)
     found = []
     for _ in range(REPEATS):
         began = time.perf_counter()
-        run()
+        torch.matmul(a, b, out=out)
         found.append(time.perf_counter() - began)
     return statistics.median(found)

@@ -25,7 +25,6 @@ ROWS = (
     ),
     ("a step against TRL, K = 1, reference cached / live", ("step_vs_trl_cached_k1", "step_vs_trl_live_k1"), "step"),
     ("a step against TRL, K = 15", ("step_vs_trl_k15",), "step"),
-    ("the same step with PyTorch's usual matrix products on this processor", ("step_vs_mm_k1",), "step"),
     ("fraction of the machine's own matrix-product rate", ("step_flop_fraction",), "step"),
     (
         "memory a step adds, of TRL's / of separate rows', K = 1",

@@ -20,6 +20,7 @@ from rosepo_ray import losses
 from rosepo_ray.policy.engine.layout import pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import causal_lm
+from rosepo_ray.policy.segments import EncodedPrompt
 from rosepo_ray.training.buckets import buckets
 
 Logps = Callable[[Any, Examples], Tensor]
@@ -27,14 +28,8 @@ Logps = Callable[[Any, Examples], Tensor]
 
 
 def packed_logps(model: Any, batch: Examples) -> Tensor:
-    logps: Tensor = PackedPolicy(model)(pack(batch.prompts, batch.responses, PAD))
+    logps: Tensor = PackedPolicy(model)(pack(list(map(EncodedPrompt, batch.prompts)), batch.responses, PAD))
     return logps
-
-
-def by_mm(step: Callable[[], None]) -> None:
-    """A step of the package with torch.mm for all products."""
-    with torch.backends.mkldnn.flags(enabled=False):
-        step()
 
 
 Pairs = Sequence[tuple[Sequence[int], Sequence[int]]]
@@ -45,7 +40,7 @@ def separate_own_logps(model: Any, batch: Examples, rows: int = sys.maxsize) -> 
     """Each response with its own copy of the prompt, by the package's blocks, at most `rows` rows a pass."""
 
     def one_pass(pairs: Pairs) -> Tensor:
-        packed = pack([prompt for prompt, _ in pairs], [[answer] for _, answer in pairs], PAD)
+        packed = pack([EncodedPrompt(list(prompt)) for prompt, _ in pairs], [[answer] for _, answer in pairs], PAD)
         logps: Tensor = PackedPolicy(model)(packed)
         return logps
 

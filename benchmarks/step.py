@@ -9,8 +9,7 @@ For each K (rejected items) all sides run in one process, interleaved, on one th
 - `separate`, with --full also `separate_own`: the controls of sides.py;
 - `trl_cached`, `trl_live` (K = 1 and 15): TRL's DPOTrainer (trl_side.py), K items as K pairs;
 - in a group of their own (K = 1, with --full also 3), with `packed`: `bound`, the seconds that flop_bound.py says the
-  packed step must take (`step_flop_fraction` = bound / packed, `step_flop_fraction_mm` with torch.mm's rates, which may
-  be surpassed), and `mm`, the packed step with torch.mm for all products.
+  packed step must take (`step_flop_fraction` = bound / packed).
 
 The package groups rows by length itself. The competitors first try a few numbers of rows a pass and keep the fastest.
 A step has 8 examples; without --full 4, 2, 1 and 1 for K = 1, 3, 7 and 15, the same for all sides of a ratio, but 8 in
@@ -34,7 +33,7 @@ import step_memory
 import workload
 from flop_bound import Bound
 from harness import Figure, Promise, Side, Times, figure, measure, ratio
-from sides import Step, by_mm, packed_logps, separate_logps, separate_own_logps
+from sides import Step, packed_logps, separate_logps, separate_own_logps
 from trl_side import TrlStep, build_trainer, difference
 from workload import Examples, Workload, adapted_model, examples
 
@@ -104,7 +103,7 @@ def group(
     batch = examples(shape, count, 1 + rejected)
     bound = Bound(shape, batch)
     packed = Step(adapted_model(shape), packed_logps, batch)  # the package groups rows itself
-    sides: dict[str, Side] = {"packed": packed, "bound": bound.seconds, "mm": partial(by_mm, packed)}
+    sides: dict[str, Side] = {"packed": packed, "bound": bound.seconds}
     sides = {name: side for name, side in sides.items() if name in names}
     passes: dict[str, int] = {}
     for name in (name for name in names if name not in sides):
@@ -116,8 +115,6 @@ def group(
     details: dict[str, Any] = {"examples": count, "rejected": rejected, "rows_a_pass": passes}
     if "bound" in times:
         details["bound"] = bound.report(statistics.median(times["bound"].wall))
-        seconds = bound.by_mm[-rounds:]
-        times["bound_mm"] = Times(seconds, seconds)
     details["seconds"] = harness.seconds(times)
     return times, details
 
@@ -151,11 +148,9 @@ def time_figures(name: str, rounds: int, full: bool) -> tuple[dict[str, Figure],
             found[figure_name] = ratio(times[side], times["packed"], promise_of(name, figure_name))
     for rejected in sorted(set(FULL_EXAMPLES[name]) & ({1, 3} if full else {1})):
         count = FULL_EXAMPLES[name][rejected]
-        times, details[f"bound_k{rejected}"] = group(shape, count, rejected, ["packed", "bound", "mm"], rounds, tuning)
-        for side, figure_name in (("bound", "step_flop_fraction"), ("bound_mm", "step_flop_fraction_mm")):
-            figure_name += "" if rejected == 1 else f"_k{rejected}"
-            found[figure_name] = fraction(times[side], times["packed"], promise_of(name, figure_name))
-        found[f"step_vs_mm_k{rejected}"] = ratio(times["mm"], times["packed"])
+        times, details[f"bound_k{rejected}"] = group(shape, count, rejected, ["packed", "bound"], rounds, tuning)
+        figure_name = "step_flop_fraction" + ("" if rejected == 1 else f"_k{rejected}")
+        found[figure_name] = fraction(times["bound"], times["packed"], promise_of(name, figure_name))
     return found, details
 
 

@@ -10,20 +10,21 @@ import torch
 from rosepo_ray.policy.engine.layout import PackedBatch, chain, pack
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.segments import EncodedPrompt
 from rosepo_ray.training.buckets import Shape
 from rosepo_ray.training.program import MicroBatch
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One row as token ids."""
+    """One row: its prompt, and its answers as token ids."""
 
-    prompt: list[int]
+    prompt: EncodedPrompt
     answers: list[list[int]]
 
     @property
     def shape(self) -> Shape:
-        """Tokens of the prompt, and of the answers at most: common beginnings are counted each."""
+        """Columns of the prompt, and tokens of the answers at most: common beginnings are counted each."""
         return len(self.prompt), sum(len(answer) - 1 for answer in self.answers)
 
     @property

@@ -11,6 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompt_groups import together
 from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.segments import EncodedPrompt, decoder_input, item_places
 from rosepo_ray.seeds import derive
 
 
@@ -65,7 +66,7 @@ class GumbelNoise(LogitsProcessor):
 
 def write(
     policy: Policy,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[EncodedPrompt],
     batch: int,
     longest: int,
     beams: int = 1,
@@ -93,14 +94,16 @@ def write(
     )
     with torch.inference_mode(), _without_defaults(model):
         for here in together(policy, prompts, batch, tokens, longest, cache_mib, beams):
-            width = max(len(prompts[i]) for i in here)
+            some = [prompts[i] for i in here]
+            width = max(map(len, some))
+            begins = [width - len(prompt) for prompt in some]
             padded = torch.full((len(here), width), policy.pad_id)
-            mask = torch.zeros((len(here), width), dtype=torch.long)
-            for row, index in enumerate(here):
-                padded[row, width - len(prompts[index]) :] = torch.tensor(prompts[index])
-                mask[row, width - len(prompts[index]) :] = 1
+            for row, (prompt, begin) in enumerate(zip(some, begins, strict=True)):
+                padded[row, begin:] = torch.tensor(prompt.ids)
+            mask = (torch.arange(width) >= torch.tensor(begins)[:, None]).long()
+            ids = padded.to(policy.device)
             written = model.generate(
-                input_ids=padded.to(policy.device),
+                **{"input_ids": ids, **decoder_input(model, ids, item_places(some, begins), policy.items)},
                 attention_mask=mask.to(policy.device),
                 generation_config=plain,
                 logits_processor=LogitsProcessorList([] if adjust is None else [adjust(here, width)]),

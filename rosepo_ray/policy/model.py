@@ -22,6 +22,8 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     settings: PolicySettings
     prompt: PromptSettings
+    items: Any = None
+    """A module that gives the vectors of items in prompts (`segments.ItemVectors`); None where prompts are text."""
 
     @cached_property
     def prompter(self) -> Prompter:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from rosepo_ray.policy.model import Policy, causal_lm
+from rosepo_ray.policy.segments import EncodedPrompt
 
 
 def bytes_per_slot(policy: Policy) -> int:
@@ -18,7 +19,7 @@ def bytes_per_slot(policy: Policy) -> int:
 
 
 def together(
-    policy: Policy, prompts: Sequence[Sequence[int]], most: int, tokens: int, room: int, cache_mib: int, beams: int = 1
+    policy: Policy, prompts: Sequence[EncodedPrompt], most: int, tokens: int, room: int, cache_mib: int, beams: int = 1
 ) -> Iterator[list[int]]:
     """Indices of prompts of similar length that are read together, shortest first: at most `most`, with at most
     `tokens` tokens, and with room for `room` more slots each in a cache of `cache_mib`; a single prompt always. Each

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rosepo_ray.config.policy import PromptSettings
 from rosepo_ray.errors import BadInput
+from rosepo_ray.policy.segments import EncodedPrompt
 
 _OPENING = "A person took these, oldest first:\n"
 _CANDIDATES = "\nThe next one is one of these:\n"
@@ -69,27 +70,28 @@ class Prompter:
             first += 1
         return history[first:]
 
-    def prompt_ids(self, request: Request) -> list[int]:
-        """The prompt's ids, at most `settings.max_tokens`: the oldest history items go first.
+    def prompt_ids(self, request: Request) -> EncodedPrompt:
+        """The prompt, at most `settings.max_tokens` long: the oldest history items go first.
 
         Raises BadInput where even one history item does not fit.
         """
         for dropped in range(max(1, len(request.history))):
-            ids = self.whole_prompt_ids(request.history[dropped:], request.candidates)
-            if len(ids) <= self.settings.max_tokens:
-                return ids
+            prompt = self.whole_prompt_ids(request.history[dropped:], request.candidates)
+            if len(prompt) <= self.settings.max_tokens:
+                return prompt
         raise BadInput(
-            f"a prompt with a single history item has {len(ids)} tokens, prompt.max_tokens is "
+            f"a prompt with a single history item has {len(prompt)} tokens, prompt.max_tokens is "
             f"{self.settings.max_tokens}; raise it or list fewer candidates"
         )
 
-    def whole_prompt_ids(self, history: Sequence[str], candidates: Sequence[str] | None) -> list[int]:
-        """The prompt's ids, however many."""
+    def whole_prompt_ids(self, history: Sequence[str], candidates: Sequence[str] | None) -> EncodedPrompt:
+        """The prompt, however long."""
         if self.settings.template == "titles":
-            return [self.end_id, *(token for title in history for token in self.response_ids(title))]
+            titles = (token for title in history for token in self.response_ids(title))
+            return EncodedPrompt([self.end_id, *titles])
         text = _OPENING + "\n".join(history)
         if self.settings.list_candidates:
             if not candidates:
                 raise BadInput("prompt.list_candidates is true, but this request names no candidates")
             text += _CANDIDATES + "\n".join(candidates)
-        return self.text_ids(text + _QUESTION)
+        return EncodedPrompt(self.text_ids(text + _QUESTION))

@@ -26,7 +26,7 @@ def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) 
     pieces = [(number, piece) for number, row in enumerate(rows) for piece in _pieces(row, tokens)]
     shapes = [Encoded(rows[number].prompt, rows[number].answers[piece]).shape for number, piece in pieces]
     scores = [np.empty(len(row.answers), np.float32) for row in rows]
-    module = PackedPolicy(policy.model).eval()
+    module = PackedPolicy(policy.model, policy.items).eval()
     with torch.inference_mode():
         for group in _groups(shapes, batch, tokens):
             here = [pieces[index] for index in group]

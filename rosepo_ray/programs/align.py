@@ -48,7 +48,7 @@ class AlignProgram:
         """`policy` is the SFT policy, trainable; `example_ids` names every training pair, in the table's order."""
         self.policy, self.title_of, self.ids, self.rows = policy, title_of, example_ids, rows
         self.align, self.seed, self.world = align, seed, world
-        self.module = PackedPolicy(policy.model)
+        self.module = PackedPolicy(policy.model, policy.items)
         self.objective: Objective = align.objective.build()
         self.state = self.objective
         self._ahead: deque[Derivative] = deque()

@@ -81,7 +81,7 @@ class SftProgram(Plain):
         """`seed` fixes the order of the rows, and with it everything that is random here."""
         super().__init__()
         self.policy, self.rows, self.fit, self.seed, self.world = policy, rows, fit, seed, world
-        self.module = PackedPolicy(policy.model)
+        self.module = PackedPolicy(policy.model, policy.items)
 
     def batches(self, start: int) -> Iterator[list[MicroBatch]]:
         plan = steps(

@@ -1,6 +1,6 @@
 """Does this package's own way through the model give the model's own log-probabilities? Asked before any training.
 
-Packed rows run the blocks of known families as written in `shared_prefix`, and call any other decoder with a 4-D mask
+Packed rows run the blocks of known families as written in `engine`, and call any other decoder with a 4-D mask
 and explicit positions; the search through the catalogue reads on top of cached prompts. A model whose forward pass does
 more (scales or caps its logits), or that ignores mask or positions, would be wrong without a word.
 """
@@ -22,6 +22,7 @@ from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.search.ranking import score_all
 from rosepo_ray.policy.search.title_trie import TitleTrie
+from rosepo_ray.policy.segments import EncodedPrompt
 
 TOLERANCE = 1e-3
 """Absolute, of a response's log-probability, and relative, of a gradient; fp32 on both sides differs by about 1e-5."""
@@ -72,8 +73,8 @@ def _refuse(what: str, which: str, difference: float) -> None:
         )
 
 
-def _plain(policy: Policy, prompt: Sequence[int], answer: Sequence[int]) -> Tensor:
-    logits = policy.model(input_ids=torch.tensor([[*prompt, *answer]], device=policy.device)).logits[0].float()
+def _plain(policy: Policy, prompt: EncodedPrompt, answer: Sequence[int]) -> Tensor:
+    logits = policy.model(input_ids=torch.tensor([[*prompt.ids, *answer]], device=policy.device)).logits[0].float()
     logps: Tensor = logits.log_softmax(-1)[len(prompt) - 1 : -1]
     return logps[torch.arange(len(answer)), torch.tensor(answer)].sum()
 

@@ -16,8 +16,9 @@ def supports(decoder: Any) -> bool:
     return type(decoder).__name__ == "GPT2Model" and usual and not config.add_cross_attention
 
 
-def embed(decoder: Any, batch: PackedBatch) -> tuple[Tensor, None]:
-    return decoder.wte(batch.input_ids_BL) + decoder.wpe(batch.position_ids_BL), None
+def place(decoder: Any, x: Tensor, batch: PackedBatch) -> tuple[Tensor, None]:
+    """What the first block takes: `x` and the embeddings of its positions."""
+    return x + decoder.wpe(batch.position_ids_BL), None
 
 
 def block(layer: Any, x: Tensor, turn: None, tree_mask: Tensor | None) -> Tensor:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rosepo_ray.policy.segments import EncodedPrompt, item_places
+
 
 @dataclass(frozen=True)
 class PackedBatch:
@@ -36,7 +38,9 @@ class PackedBatch:
     """The response (0 ... R-1) each predicted token belongs to."""
     responses: int
     tokens: int
-    """Tokens without padding."""
+    """Columns without padding."""
+    items_E3: Tensor | None = None
+    """Row, column and item of each item's vector in a prompt; None where all is text."""
 
     def to(self, device: torch.device) -> PackedBatch:
         moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
@@ -103,8 +107,8 @@ def _tree(answers: Sequence[Sequence[int]]) -> _Tree:
     return tree
 
 
-def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], pad_id: int) -> PackedBatch:
-    """Rows from prompt ids [B] and, per row, the ids of its responses (end token included).
+def pack(prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Sequence[int]]], pad_id: int) -> PackedBatch:
+    """Rows from prompts [B] and, per row, the ids of its responses (end token included).
 
     Each prompt and each response needs at least one token. The last token of a response is predicted, never fed.
     """
@@ -122,7 +126,7 @@ def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence
     first = 0
     for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
         here = slice(prefix, prefix + len(tree.ids))
-        ids[row, : len(prompt)] = torch.tensor(prompt)
+        ids[row, : len(prompt)] = torch.tensor(prompt.ids)
         ids[row, here] = torch.tensor(tree.ids, dtype=torch.long)
         positions[row, here] = torch.tensor(tree.depths, dtype=torch.long) + len(prompt)
         ends[row, : len(tree.ids)] = torch.tensor(tree.ends, dtype=torch.long)
@@ -143,6 +147,7 @@ def pack(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence
         torch.tensor(owners),
         first,
         int(lengths.sum()) + sum(len(tree.ids) for tree in trees),
+        item_places(prompts),
     )
 
 
@@ -155,10 +160,10 @@ def _seen(lengths_B: Tensor, ends_BS: Tensor, prefix: int) -> Tensor:
     return torch.cat([prompt_BSP, tree_BSS], 2)
 
 
-def chain(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]], pad_id: int) -> PackedBatch:
+def chain(prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Sequence[int]]], pad_id: int) -> PackedBatch:
     """Rows in which each response follows the one before and sees it: dense training on whole sequences."""
     flats = [[token for answer in answers for token in answer] for answers in responses]
-    fed = [[*prompt, *flat[:-1]] for prompt, flat in zip(prompts, flats, strict=True)]
+    fed = [[*prompt.ids, *flat[:-1]] for prompt, flat in zip(prompts, flats, strict=True)]
     length, asked = max(map(len, fed)), max(map(len, flats))
     ids = torch.full((len(fed), length), pad_id, dtype=torch.long)
     ask = torch.zeros((len(fed), asked), dtype=torch.long)
@@ -183,4 +188,5 @@ def chain(prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequenc
         torch.tensor(owners),
         first,
         sum(map(len, fed)),
+        item_places(prompts),
     )

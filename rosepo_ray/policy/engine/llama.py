@@ -21,8 +21,8 @@ def supports(decoder: Any) -> bool:
     return type(decoder).__name__ in DECODERS and decoder.config.hidden_act == "silu"
 
 
-def embed(decoder: Any, batch: PackedBatch) -> tuple[Tensor, Turn]:
-    x = decoder.embed_tokens(batch.input_ids_BL)
+def place(decoder: Any, x: Tensor, batch: PackedBatch) -> tuple[Tensor, Turn]:
+    """What the first block takes: `x` as it is, and how far each position turns queries and keys."""
     cos, sin = decoder.rotary_emb(x, position_ids=batch.position_ids_BL)
     half = cos.shape[-1] // 2
     return x, (cos[..., None, :half].contiguous(), sin[..., None, :half].contiguous())

@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 from rosepo_ray.policy.engine import gpt2, llama
 from rosepo_ray.policy.engine.attention import additive
 from rosepo_ray.policy.engine.layout import PackedBatch, pick
-from rosepo_ray.policy.engine.projection import project
 from rosepo_ray.policy.model import causal_lm
+from rosepo_ray.policy.segments import ItemVectors, decoder_input, embed
 
 _ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
 
@@ -27,20 +27,21 @@ def logits_at_once(device: torch.device) -> int:
 class PackedPolicy(nn.Module):
     """The module that training wraps: a packed batch in, summed log-probabilities of its responses out."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, items: nn.Module | None = None) -> None:
+        """`items` gives the vectors of items in prompts (`segments.ItemVectors`)."""
         super().__init__()
-        self.model = model
+        self.model, self.items = model, items
 
     def forward(self, batch: PackedBatch) -> Tensor:
         """log pi(y|x) [R], float32: the sum over the title's tokens and its end token (DESIGN section 2)."""
-        logps_M = token_logps(self.model, batch)
+        logps_M = token_logps(self.model, batch, self.items)
         return torch.zeros(batch.responses, device=logps_M.device).index_add(0, batch.owner_M, logps_M)
 
 
-def token_logps(model: Any, batch: PackedBatch) -> Tensor:
+def token_logps(model: Any, batch: PackedBatch, items: ItemVectors | None = None) -> Tensor:
     """Log-probability [M] of each predicted token; only predicting columns go through the output head."""
     head = causal_lm(model).get_output_embeddings()
-    hidden_NH = hidden(model, batch).flatten(0, 1)
+    hidden_NH = hidden(model, batch, items).flatten(0, 1)
     rows = max(1, logits_at_once(hidden_NH.device) // head.weight.shape[0])
     if torch.is_grad_enabled() or len(hidden_NH) <= rows:
         return _gather(_logits(head, hidden_NH), batch.place_M, batch.target_M)
@@ -56,8 +57,7 @@ def token_logps(model: Any, batch: PackedBatch) -> Tensor:
 def _logits(head: Any, hidden_NH: Tensor) -> Tensor:
     """Under autocast too in the head's own precision: bf16 would round a logit of 20 to the next eighth."""
     with torch.autocast(hidden_NH.device.type, enabled=False):
-        (logits_NV,) = project((head,), hidden_NH.to(head.weight.dtype))
-        return logits_NV
+        return torch.as_tensor(head(hidden_NH.to(head.weight.dtype)))
 
 
 def _gather(logits_NV: Tensor, place_M: Tensor, target_M: Tensor) -> Tensor:
@@ -65,15 +65,15 @@ def _gather(logits_NV: Tensor, place_M: Tensor, target_M: Tensor) -> Tensor:
     return logits_NV[place_M, target_M] - logits_NV.logsumexp(-1)[place_M]
 
 
-def hidden(model: Any, batch: PackedBatch) -> Tensor:
+def hidden(model: Any, batch: PackedBatch, items: ItemVectors | None = None) -> Tensor:
     """The last hidden state [B, Q, H] of the asked columns, as the output head takes it."""
     inner = causal_lm(model)
     decoder = getattr(inner, inner.base_model_prefix)
     family = family_of(decoder)
     if family is None:
-        return pick(_by_its_own_forward(decoder, batch), batch.ask_BQ)
+        return pick(_by_its_own_forward(decoder, batch, items), batch.ask_BQ)
     layers = decoder.h if family is gpt2 else decoder.layers
-    x, turn = family.embed(decoder, batch)
+    x, turn = family.place(decoder, embed(decoder, batch.input_ids_BL, batch.items_E3, items), batch)
     dtype = _precision(x)
     tree = None if batch.seen_BSL is None else additive(batch.seen_BSL, dtype)[:, None]
     for layer in layers[:-1]:
@@ -104,10 +104,10 @@ def _run(block: Any, *arguments: Any) -> Tensor:
     return block(*arguments)
 
 
-def _by_its_own_forward(decoder: Any, batch: PackedBatch) -> Tensor:
+def _by_its_own_forward(decoder: Any, batch: PackedBatch, items: ItemVectors | None) -> Tensor:
     """[B, L, H] by the decoder itself, told by a 4-D mask who sees whom."""
     return decoder(
-        input_ids=batch.input_ids_BL,
+        **decoder_input(decoder, batch.input_ids_BL, batch.items_E3, items),
         attention_mask=None if batch.seen_BSL is None else additive(batch.seen_BLL(), torch.float32)[:, None],
         position_ids=batch.position_ids_BL,
         use_cache=False,

@@ -15,6 +15,7 @@ from rosepo_ray.policy.generation import write
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.search.prompt_cache import NOT_A_NUMBER
 from rosepo_ray.policy.search.title_trie import TitleTrie
+from rosepo_ray.policy.segments import EncodedPrompt
 from rosepo_ray.policy.threads import one_thread
 
 
@@ -47,7 +48,7 @@ class TitlesOnly(LogitsProcessor):
 def generate_items(
     policy: Policy,
     trie: TitleTrie,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[EncodedPrompt],
     row_ids: Sequence[str],
     batch: int,
     beams: int = 1,

@@ -15,6 +15,7 @@ from rosepo_ray.policy.engine.attention import additive
 from rosepo_ray.policy.engine.module import logits_at_once
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompt_groups import bytes_per_slot
+from rosepo_ray.policy.segments import EncodedPrompt, decoder_input, item_places
 
 NOT_A_NUMBER = (
     "the policy gives log-probabilities that are not a number: its weights are broken, or its training diverged; train "
@@ -23,9 +24,9 @@ NOT_A_NUMBER = (
 
 
 class CachedPrompts:
-    """B prompts (padded at their ends to P tokens) and the tokens read after them, one slot each, in every layer."""
+    """B prompts (padded at their ends to P columns) and the tokens read after them, one slot each, in every layer."""
 
-    def __init__(self, policy: Policy, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, policy: Policy, prompts: Sequence[EncodedPrompt]) -> None:
         inner = causal_lm(policy.model).eval()
         self._decoder = getattr(inner, inner.base_model_prefix)
         self._head: Any = inner.get_output_embeddings()
@@ -35,12 +36,11 @@ class CachedPrompts:
         """P."""
         ids = torch.full((len(prompts), self.width), policy.pad_id)
         for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
+            ids[row, : len(prompt)] = torch.tensor(prompt.ids)
         self._cache = Cache(layer_class_to_replicate=_Slots)
         # Causal attention never looks at the padding, which stands at the end.
-        hidden_BPH = self._decoder(
-            input_ids=ids.to(self.device), past_key_values=self._cache, use_cache=True
-        ).last_hidden_state
+        given = decoder_input(self._decoder, ids.to(self.device), item_places(prompts), policy.items)
+        hidden_BPH = self._decoder(**given, past_key_values=self._cache, use_cache=True).last_hidden_state
         self.last_BH = hidden_BPH[torch.arange(len(prompts)), torch.from_numpy(self.length_B) - 1]
         """The hidden state that predicts the first token of a title."""
         self.floor = torch.finfo(hidden_BPH.dtype).min

@@ -20,6 +20,7 @@ from rosepo_ray.policy.prompt_groups import together
 from rosepo_ray.policy.search.best_first import Search
 from rosepo_ray.policy.search.prompt_cache import CachedPrompts
 from rosepo_ray.policy.search.title_trie import TitleTrie
+from rosepo_ray.policy.segments import EncodedPrompt
 from rosepo_ray.policy.threads import one_thread
 
 _ROOM = 128
@@ -43,7 +44,7 @@ class Found:
 def score_all(
     policy: Policy,
     trie: TitleTrie,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[EncodedPrompt],
     *,
     tokens: int = 2048,
     chunk: int = 128,
@@ -95,7 +96,7 @@ def _score(cached: CachedPrompts, trie: TitleTrie, chunk: int) -> np.ndarray:
 def top_k(
     policy: Policy,
     trie: TitleTrie,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[EncodedPrompt],
     k: int,
     row_ids: Sequence[str],
     *,

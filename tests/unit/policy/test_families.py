@@ -20,10 +20,11 @@ from rosepo_ray.policy.generation import generate
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
+from rosepo_ray.policy.segments import EncodedPrompt
 from tests import tiny_models
 
 TITLES = ["Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat", "Twelve Monkeys", "Babe", "Seven (Se7en)"]
-# Each family one way and both ways at least once: test_shared_prefix.py tries them all.
+# Each family one way and both ways at least once: engine/test_packed.py tries them all.
 POLICIES = ("llama lora", "llama-tied full", "qwen2 full", "qwen3 lora", "gpt2 lora", "gpt2 full")
 PROMPT = PromptSettings(template="instruction", list_candidates=True)
 
@@ -41,9 +42,9 @@ def policy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return built
 
 
-def naive(policy: Policy, prompt: list[int], response: list[int]) -> torch.Tensor:
+def naive(policy: Policy, prompt: EncodedPrompt, response: list[int]) -> torch.Tensor:
     """log pi(y|x) by one plain forward pass over prompt + response."""
-    logps = policy.model(input_ids=torch.tensor([prompt + response])).logits[0].float().log_softmax(-1)
+    logps = policy.model(input_ids=torch.tensor([prompt.ids + response])).logits[0].float().log_softmax(-1)
     return torch.stack([logps[len(prompt) + i - 1, token] for i, token in enumerate(response)]).sum()
 
 
@@ -71,7 +72,7 @@ def test_generation_is_greedy(policy: Policy):
     together = generate(policy, requests, 2, longest)
     assert generate(policy, requests, 2, longest, tokens=1) == together  # one prompt a pass
     for request, text in zip(requests, together, strict=True):
-        ids, written = policy.prompter.prompt_ids(request), list[int]()
+        ids, written = policy.prompter.prompt_ids(request).ids, list[int]()
         while len(written) < longest and policy.prompter.end_id not in written:
             with torch.inference_mode():
                 written.append(int(policy.model(input_ids=torch.tensor([ids + written])).logits[0, -1].argmax()))

@@ -18,6 +18,7 @@ from rosepo_ray.policy.generation import generate
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
+from rosepo_ray.policy.segments import EncodedPrompt
 
 TITLES = ["Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat", "Twelve Monkeys", "Babe", "Seven (Se7en)"]
 SCRATCH = ScratchPolicy(hidden=32, layers=2, heads=2, vocabulary=300)
@@ -28,9 +29,9 @@ def policy() -> Policy:
     return store.build(SCRATCH, PromptSettings(), TITLES, [9, 8, 7, 6, 5, 4, 3, 2], seed=1)
 
 
-def naive(policy: Policy, prompt: list[int], response: list[int]) -> float:
+def naive(policy: Policy, prompt: EncodedPrompt, response: list[int]) -> float:
     """log pi(y|x) by one plain forward pass over prompt + response: the reference of the packed path."""
-    ids = torch.tensor([prompt + response])
+    ids = torch.tensor([prompt.ids + response])
     with torch.inference_mode():
         logps = policy.model(input_ids=ids).logits.float().log_softmax(-1)[0]
     return sum(float(logps[len(prompt) + i - 1, token]) for i, token in enumerate(response))
@@ -38,7 +39,7 @@ def naive(policy: Policy, prompt: list[int], response: list[int]) -> float:
 
 def test_titles_prompt_is_the_history_each_title_closed_by_the_end_token(policy: Policy):
     prompter = policy.prompter
-    ids = prompter.prompt_ids(Request(["Babe", "Copycat"]))
+    ids = prompter.prompt_ids(Request(["Babe", "Copycat"])).ids
     assert ids == [prompter.end_id, *prompter.response_ids("Babe"), *prompter.response_ids("Copycat")]
     assert prompter.response_ids("Babe")[-1] == prompter.end_id
     assert prompter.response_ids("Babe").count(prompter.end_id) == 1
@@ -50,8 +51,8 @@ def test_a_title_that_looks_like_a_special_token_is_text(policy: Policy):
 
 def test_a_long_prompt_loses_its_oldest_items_first(policy: Policy):
     short = Policy(policy.model, policy.tokenizer, policy.settings, PromptSettings(max_tokens=20))
-    whole = policy.prompter.prompt_ids(Request(TITLES))
-    ids = short.prompter.prompt_ids(Request(TITLES))
+    whole = policy.prompter.prompt_ids(Request(TITLES)).ids
+    ids = short.prompter.prompt_ids(Request(TITLES)).ids
     assert len(ids) <= 20 < len(whole)
     assert ids[1:] == whole[-len(ids) + 1 :]
     with pytest.raises(BadInput, match=r"prompt\.max_tokens"):
@@ -62,7 +63,7 @@ def test_instruction_prompt_lists_candidates_only_when_told(policy: Policy):
     def text(list_candidates: bool) -> str:
         prompt = PromptSettings(template="instruction", list_candidates=list_candidates)
         told = Policy(policy.model, policy.tokenizer, policy.settings, prompt)
-        return policy.tokenizer.decode(told.prompter.prompt_ids(Request(["Babe"], (), ["Copycat"])))
+        return policy.tokenizer.decode(told.prompter.prompt_ids(Request(["Babe"], (), ["Copycat"])).ids)
 
     assert "Babe" in text(False)
     assert "Copycat" not in text(False)
@@ -73,7 +74,8 @@ def test_instruction_prompt_lists_candidates_only_when_told(policy: Policy):
 @given(data=st.data())
 def test_packed_rows_equal_separate_rows(policy: Policy, data: st.DataObject):
     tokens = st.integers(0, 299)
-    prompts = data.draw(st.lists(st.lists(tokens, min_size=1, max_size=12), min_size=1, max_size=3))
+    prompt = st.lists(tokens, min_size=1, max_size=12).map(EncodedPrompt)
+    prompts = data.draw(st.lists(prompt, min_size=1, max_size=3))
     answers = [data.draw(st.lists(st.lists(tokens, min_size=1, max_size=5), min_size=1, max_size=6)) for _ in prompts]
     with torch.inference_mode():
         packed = PackedPolicy(policy.model)(pack(prompts, answers, policy.pad_id))
@@ -82,7 +84,7 @@ def test_packed_rows_equal_separate_rows(policy: Policy, data: st.DataObject):
 
 
 def test_packed_gradients_equal_separate_gradients(policy: Policy):
-    prompt, answers = [5, 6, 7], [[8, 9, 1], [10, 1], [11, 12, 13, 1]]
+    prompt, answers = EncodedPrompt([5, 6, 7]), [[8, 9, 1], [10, 1], [11, 12, 13, 1]]
     weights = torch.tensor([1.0, -0.5, 2.0])
 
     def gradient(values: torch.Tensor) -> list[torch.Tensor]:
@@ -115,7 +117,7 @@ def test_dense_rows_give_each_title_given_all_before_it(policy: Policy):
 
 
 def test_chain_and_pack_agree_on_single_responses():
-    one, other = pack([[1, 2]], [[[3, 4]]], 0), chain([[1, 2]], [[[3, 4]]], 0)
+    one, other = (lay([EncodedPrompt([1, 2])], [[[3, 4]]], 0) for lay in (pack, chain))
     assert one.input_ids_BL.tolist() == other.input_ids_BL.tolist() == [[1, 2, 3]]
     assert one.target_M.tolist() == other.target_M.tolist() == [3, 4]
 
@@ -166,7 +168,7 @@ def test_generation_is_greedy_and_ends_at_the_end_token(policy: Policy):
     requests = [Request(TITLES[:n]) for n in (1, 3, 5)]
     together = generate(policy, requests, 3, longest)
     assert together == [generate(policy, [request], 1, longest)[0] for request in requests]
-    ids = policy.prompter.prompt_ids(requests[0])
+    ids = policy.prompter.prompt_ids(requests[0]).ids
     written: list[int] = []
     for _ in range(longest):
         with torch.inference_mode():

@@ -12,6 +12,7 @@ from rosepo_ray.config.policy import PretrainedPolicy, PromptSettings
 from rosepo_ray.policy import store
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompt_groups import bytes_per_slot, together
+from rosepo_ray.policy.segments import EncodedPrompt
 from tests import tiny_models
 
 
@@ -32,7 +33,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 def test_every_prompt_is_in_one_group_within_the_bounds(
     policy: Policy, lengths: list[int], most: int, tokens: int, room: int, beams: int
 ):
-    prompts = [range(length) for length in lengths]
+    prompts = [EncodedPrompt([0] * length) for length in lengths]
     groups = list(together(policy, prompts, most, tokens, room, 1, beams))
     assert sorted(index for group in groups for index in group) == list(range(len(prompts)))
     for group in groups:

@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_
 
 from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy import pretrained
-from rosepo_ray.policy.engine import ops, products, projection
+from rosepo_ray.policy.engine import ops, projection
 from rosepo_ray.policy.engine.projection import project
 
 DOUBLE = {"dtype": torch.float64, "requires_grad": True}
@@ -126,85 +126,38 @@ def test_the_packages_own_adapters_are_plain() -> None:
     assert all(projection._plain_lora(one) for one in (layer.self_attn.q_proj, layer.mlp.down_proj))
 
 
-@pytest.fixture
-def large(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
-    """Every product counts as large; the shapes that oneDNN was asked for."""
-    onednn = products._onednn()
-    if onednn is None:
-        pytest.skip("this build of PyTorch has no oneDNN")
-    asked: list[tuple[int, ...]] = []
-
-    def counted(x: torch.Tensor, weight: torch.Tensor, *rest: Any) -> torch.Tensor:
-        asked.append((*x.shape, len(weight)))
-        return onednn(x, weight, *rest)
-
-    monkeypatch.setattr(products, "LEAST", 0)
-    monkeypatch.setattr(products, "_onednn", lambda: counted)
-    return asked
-
-
-def test_small_products_stay_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    a, b, bias = torch.randn(40, 30), torch.randn(20, 30).t(), torch.randn(20)
-    monkeypatch.setattr(products, "_onednn", lambda: pytest.fail("a small product"))
-    torch.testing.assert_close(products.product(a, b, bias), a @ b + bias)
-    torch.testing.assert_close(products.add_product(torch.ones(40, 20), a, b), a @ b + 1)
-
-
-def test_large_products_by_onednn_equal_torch(large: list[tuple[int, ...]]) -> None:
-    a, b, bias = torch.randn(40, 30), torch.randn(20, 30).t(), torch.randn(20)
-    for left in (
-        a,
-        torch.randn(30, 40).t(),
-        torch.randn(80, 30)[::2],
-        torch.randn(1, 30),
-        torch.ones(1, 1).expand(40, 30),
-    ):
-        for right in (b, b.contiguous()):
-            torch.testing.assert_close(products.product(left, right), left @ right)
-            torch.testing.assert_close(products.product(left, right, bias), left @ right + bias)
-            total = torch.ones(len(left), 20)
-            assert products.add_product(total, left, right) is total
-            torch.testing.assert_close(total, left @ right + 1)
-    assert len(large) == 5 * 2 * 3
-    products.product(a.double(), b.double())
-    with torch.backends.mkldnn.flags(enabled=False):
-        products.product(a, b)
-    assert len(large) == 5 * 2 * 3
+def test_sums_are_formed_once_a_step_and_follow_every_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    maps, x, formed = adapted(), torch.randn(3, 6, **DOUBLE), []
+    modules, real = (maps.first, maps.second), torch.addmm
+    monkeypatch.setattr(torch, "addmm", lambda *given, **how: (formed.append(1), real(*given, **how))[1])
+    with torch.inference_mode():
+        project(modules, x)  # scoring before training
+    optimiser = torch.optim.AdamW([p for p in maps.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(3):
+        for _ in range(2):  # micro-batches
+            outputs = project(modules, x)
+            for ours, module in zip(outputs, modules, strict=True):
+                torch.testing.assert_close(ours, module(x))
+            sum(out.square().sum() for out in outputs).backward()
+        assert len(formed) == 2
+        optimiser.step()
+        optimiser.zero_grad()
+        formed.clear()
+        project(modules, x)
+    state = {name: torch.randn_like(value) for name, value in maps.state_dict().items()}
+    maps.load_state_dict(state)
+    maps.first.scaling["default"] = 0.5
+    for ours, module in zip(project(modules, x), modules, strict=True):
+        torch.testing.assert_close(ours, module(x))
+    maps.float()
+    torch.testing.assert_close(project(modules, x.float())[0], maps.first(x.float()))
 
 
-def test_an_operation_that_answers_otherwise_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    operation = products._onednn()
-    monkeypatch.setattr(torch, "allclose", lambda *_, **__: False)
-    assert products._onednn.__wrapped__() is None
-    assert products._onednn() is operation
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("trained", [True, False])
-def test_a_large_linear_map_and_its_gradients(bias: bool, trained: bool, large: list[tuple[int, ...]]) -> None:
-    module, x = nn.Linear(6, 4, bias).requires_grad_(trained), torch.randn(2, 3, 6, requires_grad=True)
-    inputs = [x, *module.parameters()] if trained else [x]
-    found = []
-    for out in (project((module,), x)[0], module(x)):
-        found.append([out, *torch.autograd.grad(out.cos().sum(), inputs, retain_graph=True)])
-    for ours, theirs in zip(*found, strict=True):
-        torch.testing.assert_close(ours, theirs)
-    assert large == [(6, 6, 4), (6, 4, 6)]
-    if trained:
-        project((module,), x.detach())[0].sum().backward()
-        torch.testing.assert_close(module.weight.grad, x.detach().sum((0, 1)).expand(4, 6))
-
-
-def test_a_frozen_linear_map_keeps_no_input(large: list[tuple[int, ...]]) -> None:
-    module, x = nn.Linear(6, 4).requires_grad_(False), torch.randn(3, 6, requires_grad=True)
-    kept: list[torch.Tensor] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        project((module,), x)
-    assert [tensor.shape for tensor in kept] == [module.weight.shape]
-
-
-def test_a_hooked_linear_map_runs_itself(large: list[tuple[int, ...]]) -> None:
-    module, x = nn.Linear(6, 4), torch.randn(3, 6)
-    module.register_forward_hook(lambda *_: torch.zeros(3, 4))
-    assert not project((module,), x)[0].any()
-    assert not large
+def test_a_backward_pass_after_a_change_fails() -> None:
+    maps, x = adapted(), torch.randn(3, 6, **DOUBLE)
+    (out,) = project((maps.first,), x)
+    with torch.no_grad():
+        maps.first.lora_B["default"].weight.add_(1)
+    project((maps.first,), x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 
 from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy import pretrained
-from rosepo_ray.policy.engine import llama, module, products
+from rosepo_ray.policy.engine import llama, module
 from rosepo_ray.policy.engine.layout import chain, pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import causal_lm
+from rosepo_ray.policy.segments import EncodedPrompt
 from tests import tiny_models
 
 END = 1
@@ -40,6 +41,10 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return built.train()
 
 
+def texts(prompts: Sequence[Ids]) -> list[EncodedPrompt]:
+    return [EncodedPrompt(ids) for ids in prompts]
+
+
 def separate(model: Any, prompts: Sequence[Ids], answers: Sequence[Sequence[Ids]]) -> torch.Tensor:
     """The plain reference: one forward pass of the model itself over prompt + response, for every response."""
     found = []
@@ -59,7 +64,7 @@ def gradient(model: Any, logps: torch.Tensor) -> torch.Tensor:
 
 
 def same(model: Any, prompts: Sequence[Ids], answers: Sequence[Sequence[Ids]]) -> None:
-    packed, apart = PackedPolicy(model)(pack(prompts, answers, 0)), separate(model, prompts, answers)
+    packed, apart = PackedPolicy(model)(pack(texts(prompts), answers, 0)), separate(model, prompts, answers)
     torch.testing.assert_close(packed, apart, atol=1e-4, rtol=0)
     ours, theirs = gradient(model, packed), gradient(model, apart)
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
@@ -89,20 +94,10 @@ def test_packed_rows_equal_separate_rows_for_any_number_of_rejected(model: Any, 
         same(model, [ids(3), ids(12)], [titles, [[END], *titles[1:]]])
 
 
-def test_packed_rows_equal_separate_rows_by_large_products(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    onednn, asked = products._onednn(), []
-    if onednn is None:
-        pytest.skip("this build of PyTorch has no oneDNN")
-    monkeypatch.setattr(products, "LEAST", 0)
-    monkeypatch.setattr(products, "_onednn", lambda: asked.append(1) or onednn)
-    same(model, [[5, 6, 7], [8]], [[[9, END], [9, 3, END]], [[END], [4, END]]])
-    assert asked
-
-
 @given(rows=st.lists(row, min_size=1, max_size=4))
 def test_a_row_holds_each_beginning_once_and_a_token_sees_its_own_path(rows: list[tuple[Ids, list[Ids]]]) -> None:
     prompts, answers = zip(*rows, strict=True)
-    batch = pack(prompts, answers, 0)
+    batch = pack(texts(prompts), answers, 0)
     nodes = [{tuple(answer[:n]) for answer in titles for n in range(1, len(answer))} for titles in answers]
     assert batch.tokens == sum(map(len, prompts)) + sum(map(len, nodes))
     seen_BLL = batch.seen_BLL()
@@ -139,7 +134,7 @@ def test_only_asked_columns_pass_the_last_feed_forward_part(family: str, last: s
     for name in (last.replace("1", "0", 1), last):
         hook = lambda _, given, __: rows.append(given[0].flatten(0, -2).shape[0])  # noqa: E731
         built.base_model.get_submodule(name).register_forward_hook(hook)
-    PackedPolicy(built)(pack([[5] * 20, [6] * 18], [[[7, 8, 1], [9, 1]], [[3, 1]]], 0))
+    PackedPolicy(built)(pack(texts([[5] * 20, [6] * 18]), [[[7, 8, 1], [9, 1]], [[3, 1]]], 0))
     assert rows == [2 * 23, 2 * 4]  # 3 tree tokens, and the prompt's last
 
 
@@ -166,7 +161,7 @@ def test_dense_rows_equal_separate_rows(family: str) -> None:
     pretrained.remove_dropout(built)
     prompts, answers = [[5, 6], [7]], [[[8, 1], [9, 10, 1]], [[11, 1]]]
     apart = separate(built, [[5, 6], [5, 6, 8, 1], [7]], [[[8, 1]], [[9, 10, 1]], [[11, 1]]])
-    packed = PackedPolicy(built)(chain(prompts, answers, 0))
+    packed = PackedPolicy(built)(chain(texts(prompts), answers, 0))
     torch.testing.assert_close(packed, apart, atol=1e-4, rtol=0)
     ours, theirs = gradient(built, packed), gradient(built, apart)
     assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
@@ -187,7 +182,7 @@ def test_under_autocast_the_modules_themselves_run(family: str, how: str) -> Non
     head = causal_lm(built).get_output_embeddings()
     head.register_forward_hook(lambda _, given, logits: precision.extend([given[0].dtype, logits.dtype]))
     with torch.autocast("cpu", torch.bfloat16):
-        packed = PackedPolicy(built)(pack(prompts, answers, 0))
+        packed = PackedPolicy(built)(pack(texts(prompts), answers, 0))
     assert packed.dtype == torch.float32
     assert precision == [torch.float32] * 2  # bf16 would round a logit of 20 to the next eighth
     assert 0 < float((packed - exact).abs().max().detach()) < 0.1
@@ -208,13 +203,13 @@ def test_recomputation_really_recomputes(family: str) -> None:
         calls.clear()
         if switched:
             built.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        PackedPolicy(built.train())(pack([[4, 5]], [[[6, 1], [7, 1]]], 0)).sum().backward()
+        PackedPolicy(built.train())(pack(texts([[4, 5]]), [[[6, 1], [7, 1]]], 0)).sum().backward()
         assert len(calls) == len(layers) * (2 if switched else 1)
 
 
 def test_long_vocabularies_are_scored_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     built = AutoModelForCausalLM.from_config(tiny_models.config("llama"))
-    batch = pack([[4, 5, 6], [7, 8]], [[[9, 2, 1], [9, 1]], [[3, 4, 1]]], 0)
+    batch = pack(texts([[4, 5, 6], [7, 8]]), [[[9, 2, 1], [9, 1]], [[3, 4, 1]]], 0)
     with torch.inference_mode():
         whole = PackedPolicy(built)(batch)
         monkeypatch.setattr(module, "_ON_A_CPU", 2 * tiny_models.VOCABULARY)

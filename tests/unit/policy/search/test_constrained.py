@@ -19,6 +19,7 @@ from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.search.constrained import generate_items
 from rosepo_ray.policy.search.ranking import top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
+from rosepo_ray.policy.segments import EncodedPrompt
 from tests import tiny_models
 
 TITLES = [
@@ -50,18 +51,18 @@ def catalogue(policy: Policy, titles: list[str]) -> TitleTrie:
     return TitleTrie.build(policy.prompter, titles, [f"i{n}" for n in range(len(titles))])
 
 
-def some_prompts(policy: Policy) -> list[list[int]]:
+def some_prompts(policy: Policy) -> list[EncodedPrompt]:
     return [policy.prompter.prompt_ids(Request(TITLES[n : n + m])) for n, m in ((0, 1), (3, 5), (8, 2), (1, 3), (5, 1))]
 
 
-def greedy(policy: Policy, prompt: list[int], titles: list[str]) -> str:
+def greedy(policy: Policy, prompt: EncodedPrompt, titles: list[str]) -> str:
     """The likeliest next token among those with which a title goes on, one plain forward pass at a time."""
     written: list[int] = []
     spelled = [policy.prompter.response_ids(title) for title in titles]
     while written not in spelled:
         allowed = sorted({ids[len(written)] for ids in spelled if ids[: len(written)] == written})
         with torch.inference_mode():
-            logits = policy.model(input_ids=torch.tensor([prompt + written])).logits[0, -1]
+            logits = policy.model(input_ids=torch.tensor([prompt.ids + written])).logits[0, -1]
         written.append(allowed[int(logits[allowed].argmax())])
     return titles[spelled.index(written)]
 
@@ -87,7 +88,7 @@ TITLE = st.text(st.sampled_from("ab é千"), min_size=1, max_size=4)
 @settings(max_examples=25)
 @given(
     titles=st.lists(TITLE, min_size=1, max_size=12),
-    prompts=st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=6), min_size=1, max_size=3),
+    prompts=st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=6).map(EncodedPrompt), min_size=1, max_size=3),
     beams=st.integers(1, 5),
     which=st.integers(0, 1),
 )
@@ -108,4 +109,4 @@ def test_a_model_that_gives_no_numbers_is_told(tmp_path: Path):
         policy.model.get_output_embeddings().weight.fill_(float("nan"))
     for beams in (1, 3):
         with pytest.raises(RosepoError, match="not a number"):
-            generate_items(policy, catalogue(policy, TITLES), [[5, 6]], ["r"], 1, beams)
+            generate_items(policy, catalogue(policy, TITLES), [EncodedPrompt([5, 6])], ["r"], 1, beams)

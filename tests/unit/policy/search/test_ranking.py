@@ -21,6 +21,7 @@ from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.search.best_first import Search
 from rosepo_ray.policy.search.ranking import Found, score_all, top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
+from rosepo_ray.policy.segments import EncodedPrompt
 from tests import tiny_models
 
 TITLES = [
@@ -40,7 +41,7 @@ def make(folder: Path, family: str, lora: bool) -> Policy:
 def train(policy: Policy, steps: int) -> None:
     """A few plain steps towards two favourite titles."""
     ids = [
-        [*prompt, *policy.prompter.response_ids(TITLES[favourite])]
+        [*prompt.ids, *policy.prompter.response_ids(TITLES[favourite])]
         for prompt in some_prompts(policy)
         for favourite in (0, 8)
     ]
@@ -52,7 +53,7 @@ def train(policy: Policy, steps: int) -> None:
         optimiser.zero_grad()
 
 
-def some_prompts(policy: Policy) -> list[list[int]]:
+def some_prompts(policy: Policy) -> list[EncodedPrompt]:
     return [policy.prompter.prompt_ids(Request(TITLES[n : n + m])) for n, m in ((0, 1), (3, 5), (9, 2), (1, 3))]
 
 
@@ -79,14 +80,14 @@ def catalogue(policy: Policy, titles: list[str] = TITLES) -> TitleTrie:
     return TitleTrie.build(policy.prompter, titles, [f"i{n}" for n in range(len(titles))])
 
 
-def naive(policy: Policy, prompt: list[int], response: list[int]) -> float:
+def naive(policy: Policy, prompt: EncodedPrompt, response: list[int]) -> float:
     """log pi(y|x) by one plain forward pass over prompt + response."""
     with torch.inference_mode():
-        logps = policy.model.eval()(input_ids=torch.tensor([prompt + response])).logits[0].float().log_softmax(-1)
+        logps = policy.model.eval()(input_ids=torch.tensor([prompt.ids + response])).logits[0].float().log_softmax(-1)
         return float(sum(logps[len(prompt) + i - 1, token] for i, token in enumerate(response)))
 
 
-def all_naive(policy: Policy, prompts: list[list[int]]) -> np.ndarray:
+def all_naive(policy: Policy, prompts: list[EncodedPrompt]) -> np.ndarray:
     return np.array([[naive(policy, p, policy.prompter.response_ids(t)) for t in TITLES] for p in prompts])
 
 
@@ -100,7 +101,7 @@ def assert_is_the_ranking(found: Found, trie: TitleTrie, scores: np.ndarray, row
             assert abs(scores[item] - values[place]) < 1e-4
 
 
-def assert_exact(policy: Policy, trie: TitleTrie, prompts: list[list[int]], k: int, **how: Any) -> list[Found]:
+def assert_exact(policy: Policy, trie: TitleTrie, prompts: list[EncodedPrompt], k: int, **how: Any) -> list[Found]:
     row_ids = [f"row {n}" for n in range(len(prompts))]
     found = top_k(policy, trie, prompts, k, row_ids, **how)
     scores = score_all(policy, trie, prompts)
@@ -131,7 +132,7 @@ def catalogues(draw: st.DrawFn) -> list[list[int]]:
 @settings(max_examples=25)
 @given(
     rows=catalogues(),
-    prompts=st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=12), min_size=1, max_size=5),
+    prompts=st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=12).map(EncodedPrompt), min_size=1, max_size=5),
     k=st.integers(1, 12),
     tokens=st.integers(1, 40),
     batch=st.integers(1, 5),
@@ -149,7 +150,7 @@ def test_any_catalogue(llama: Policy, trained: Policy, rows, prompts, k, tokens,
     assert_exact(policy, trie, prompts, k, tokens=tokens, batch=batch)
 
 
-def bounds(policy: Policy, trie: TitleTrie, prompt: list[int]) -> dict[int, float]:
+def bounds(policy: Policy, trie: TitleTrie, prompt: EncodedPrompt) -> dict[int, float]:
     found = {}
     for node in trie.read_R:
         found[int(node)] = naive(policy, prompt, [int(trie.token_N[n]) for n in [*trie.path(node), node]])
@@ -238,10 +239,10 @@ def test_the_cache_stays_within_its_bound_and_smaller_batches_search_on(llama: P
 
     monkeypatch.setattr(CachedPrompts, "read", noted)
     with torch.inference_mode():
-        cached = CachedPrompts(llama, [[5, 6, 7]])
+        cached = CachedPrompts(llama, [EncodedPrompt([5, 6, 7])])
     assert bytes_per_slot(llama) == sum(2 * layer.keys[0, :, 0].nbytes for layer in cached._cache.layers)
     generator = np.random.default_rng(5)
-    prompts = [generator.integers(3, 299, 60 + n).tolist() for n in range(30)]
+    prompts = [EncodedPrompt(generator.integers(3, 299, 60 + n).tolist()) for n in range(30)]
     titles = [f"{first} {second} {number}" for first in "ABCDEFGH" for second in "FGHIJ" for number in range(20)]
     found = assert_exact(llama, catalogue(llama, titles), prompts, 10, cache_mib=1, tokens=10_000, most_nodes=10**6)
     assert max(held) <= 1 << 20
@@ -339,7 +340,7 @@ def test_a_model_that_gives_no_numbers_is_told(tmp_path: Path):
         policy.model.get_output_embeddings().weight.fill_(float("nan"))
     for k in (1, len(TITLES)):
         with pytest.raises(RosepoError, match="not a number"):
-            top_k(policy, catalogue(policy), [[5, 6]], k, ["r"])
+            top_k(policy, catalogue(policy), [EncodedPrompt([5, 6])], k, ["r"])
 
 
 def test_the_number_of_threads_shows_in_no_score(llama: Policy):

@@ -1,0 +1,60 @@
+"""A prompt as the engine reads it: tokens, and vectors of items in place of some (LLaRA: Liao et al. 2024,
+arXiv:2312.02445). Text alone costs nothing more for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rosepo_ray.errors import RosepoError
+
+ItemVectors = Callable[[Tensor], Tensor]
+"""Vectors [E, H] of items [E] (rows of its table), in the space of the model's token embeddings; may be trained."""
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """One column for each token and each item."""
+
+    ids: list[int]
+    """Token ids; where an item stands, any that the model knows: it is not read."""
+    items: Sequence[tuple[int, int]] = ()
+    """(column, item) of each vector that stands in place of a token's."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def item_places(prompts: Sequence[EncodedPrompt], begins: Sequence[int] | None = None) -> Tensor | None:
+    """Row, column and item [E, 3] of all items in a batch, each prompt beginning at column 0 or where `begins` says;
+    None where there are none."""
+    found = [
+        (row, column + (begins[row] if begins else 0), item)
+        for row, prompt in enumerate(prompts)
+        for column, item in prompt.items
+    ]
+    return torch.tensor(found) if found else None
+
+
+def embed(decoder: Any, ids_BL: Tensor, items_E3: Tensor | None, vectors: ItemVectors | None) -> Tensor:
+    """What enters the decoder [B, L, H]: the embeddings of tokens, and of items where these stand."""
+    x_BLH: Tensor = decoder.get_input_embeddings()(ids_BL)
+    if items_E3 is None:
+        return x_BLH
+    if vectors is None:
+        raise RosepoError("a prompt holds items, but the policy has no vectors of items to put there")
+    row_E, column_E, item_E = items_E3.to(ids_BL.device).unbind(1)
+    return x_BLH.index_put((row_E, column_E), vectors(item_E).to(x_BLH.dtype))
+
+
+def decoder_input(
+    decoder: Any, ids_BL: Tensor, items_E3: Tensor | None, vectors: ItemVectors | None
+) -> dict[str, Tensor]:
+    """The same as arguments of the decoder's own forward pass, which embeds plain tokens itself."""
+    if items_E3 is None:
+        return {"input_ids": ids_BL}
+    return {"inputs_embeds": embed(decoder, ids_BL, items_E3, vectors)}
