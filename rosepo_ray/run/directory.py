@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from rosepo_ray import __version__, storage
 from rosepo_ray.config.settings import Settings
@@ -117,12 +117,13 @@ def lock(run_dir: str) -> Iterator[None]:
         return
     try:
         Path(run_dir).mkdir(parents=True, exist_ok=True)
-        Path(run_dir, ".lock").touch()
+        held = FileLock(Path(run_dir, ".lock"))
+        held.acquire(blocking=False)
+    except Timeout as error:
+        raise BadInput(f"another live run uses {run_dir}; wait for it or give another --run.dir") from error
     except OSError as error:
         raise BadInput(f"the run directory {run_dir} cannot be written ({error}); give another --run.dir") from error
-    with Path(run_dir, ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(f"another live run uses {run_dir}; wait for it or give another --run.dir") from error
+    try:
         yield
+    finally:
+        held.release()
