@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rosepo_ray import storage
 from rosepo_ray.config.oracle import ConstantOracle
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import RosepoError
@@ -56,9 +57,17 @@ def rows(
         places = pc.index_in(batch["example_id"], value_set=ray.get(wanted))
         return batch.append_column("place", places.cast(pa.int64())).filter(pc.is_valid(places))
 
+    paths = [storage.filesystem(part)[1] for part in tables.parts(pairs, "pairs")]
     with data_context.data_context(slow_tasks=True):
         stream = (
-            ray.data.read_parquet(tables.parts(pairs, "pairs"), columns=_COLUMNS, num_cpus=cluster.READ_CPUS)
+            ray.data.read_parquet(
+                paths,
+                filesystem=storage.filesystem(pairs)[0],
+                columns=_COLUMNS,
+                partitioning=None,  # a folder `user_id=5` means nothing, nor does a `?` before the suffix
+                file_extensions=None,
+                num_cpus=cluster.READ_CPUS,
+            )
             .map_batches(select, batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
             .sort("place")
             .map_batches(

@@ -76,6 +76,7 @@ def _fit(settings: Settings, config: dict[str, Any], out: str) -> int:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    system, path = storage.filesystem(out)  # given as text, Ray would read a path's signs as a URI's
     trainer = TorchTrainer(
         _worker,
         train_loop_config=config,
@@ -87,7 +88,8 @@ def _fit(settings: Settings, config: dict[str, Any], out: str) -> int:
         torch_config=TorchConfig(backend="nccl" if settings.cluster.use_gpu else "gloo"),
         run_config=RunConfig(
             name="train",
-            storage_path=out if "://" in out else str(Path(out).absolute()),
+            storage_path=path,
+            storage_filesystem=system,
             failure_config=FailureConfig(max_failures=settings.cluster.max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),

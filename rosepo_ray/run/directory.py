@@ -39,7 +39,7 @@ def resolve(settings: Settings, recipe: str) -> str:
         )
     if given is None:
         given = f"runs/{Path(recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    return given.rstrip("/") if "://" in given else str(Path(given).expanduser().absolute())
+    return storage.join(given) if "://" in given else str(Path(given).expanduser().absolute())
 
 
 def refuse_other_settings(settings: Settings, run_dir: str) -> None:

@@ -83,7 +83,7 @@ def plan(settings: Settings, run_dir: str) -> list[Planned]:
         inputs = {p.stage.name: p.folder for p in planned if p.stage.name in stage.needs}
         values = {name: _value(settings, name) for name in stage.settings}
         # The version counts: another version of the code may give another result. The folder's parent does not.
-        before = {name: folder.rpartition("/")[2] for name, folder in inputs.items()}
+        before = {name: storage.name(folder) for name, folder in inputs.items()}
         known = [__version__, values, before, _input_files(settings) if stage.name == "data" else []]
         folder = storage.join(run_dir, stage.name, done.fingerprint(known))
         planned.append(Planned(stage, folder, inputs, _marker(folder)))

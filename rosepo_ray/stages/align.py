@@ -86,7 +86,7 @@ class AlignProgram:
         self.settings, self.pairs, self.out, self.app, self.world = settings, pairs, out, app, world
         items = tables.read(data, "items", ["item_id", "title"])
         self.title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
-        with storage.local_folder(storage.join(sft, "model")) as folder:
+        with storage.local_copy(storage.join(sft, "model")) as folder:
             self.policy = store.load(folder, trainable=True)
         self.module = PackedPolicy(self.policy.model)
         self.ids = _training_ids(pairs)

@@ -130,7 +130,7 @@ class Evaluator:
 
         if model != self.model:
             self.policy: Any = None  # the old one goes before the new one comes
-            with storage.local_folder(storage.join(self.policies[model], "model")) as folder:
+            with storage.local_copy(storage.join(self.policies[model], "model")) as folder:
                 self.policy = store.load(folder, "cuda" if self.settings.cluster.use_gpu else "cpu")
             self.model = model
             self.trie = TitleTrie.build(self.policy.prompter, self.names, self.item_ids)

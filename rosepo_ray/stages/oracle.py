@@ -49,7 +49,7 @@ def _assemble(settings: Settings, data: str, out: str, item_ids: tuple[str, ...]
     for fold in range(settings.oracle.folds):  # type: ignore[union-attr]
         sequences, shape = _sequences(settings, data, fold, item_ids)
         model = SasRec(shape, 0)  # every weight is read from the file
-        with storage.local_folder(storage.join(out, f"fold{fold}", "model")) as folder:
+        with storage.local_copy(storage.join(out, f"fold{fold}", "model")) as folder:
             checkpoint.load_weights(model, folder / "weights.safetensors")
         models.append(model)
         popularity.append(sequences.popularity())

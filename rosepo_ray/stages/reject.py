@@ -79,7 +79,7 @@ class Rejector:
         items = tables.read(data, "items")
         self.title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
         self.strategy = build(settings.rejection.strategy, Catalogue.from_table(items), settings.rejection.encoder)
-        with storage.local_folder(storage.join(sft, "model")) as folder:
+        with storage.local_copy(storage.join(sft, "model")) as folder:
             self.policy = store.load(folder, "cuda" if settings.cluster.use_gpu else "cpu")
 
     def __call__(self, batch: pa.Table, key: str) -> pa.Table:

@@ -51,7 +51,7 @@ class SftProgram:
             popularity = items["popularity"].to_pylist()
             self.policy = store.build(settings.policy, settings.prompt, self.titles, popularity, settings.seed)
         else:
-            with storage.local_folder(storage.join(start, "model")) as folder:
+            with storage.local_copy(storage.join(start, "model")) as folder:
                 self.policy = store.load(folder, trainable=True)
         self.module = PackedPolicy(self.policy.model)
         self._load_rows(data)

@@ -57,7 +57,7 @@ def load_newest(state: State, checkpoints: str, warn: bool) -> None:
         folder = storage.join(checkpoints, name)
         wrong = done.damage(folder)
         if wrong is None:
-            with storage.local_folder(folder) as local:
+            with storage.local_copy(folder) as local:
                 load(state, local)
             return
         if warn:
