@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput
-from rosepo_ray.process import run_log
+from rosepo_ray.process.quiet import quiet_libraries
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -71,7 +71,7 @@ def start(settings: Settings) -> bool:
     prepare_environment()
     import ray
 
-    run_log.quiet()  # importing it, Ray has set its own level
+    quiet_libraries()  # importing it, Ray has set its own level
     wanted, where = need(settings), address(settings)
     if where is None:
         ray.init(

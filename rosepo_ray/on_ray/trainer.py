@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import tempfile
 import threading
 import time
@@ -17,6 +18,8 @@ from rosepo_ray.config.training import FitSettings
 from rosepo_ray.errors import RosepoError, original, short
 from rosepo_ray.on_ray import cluster, progress
 from rosepo_ray.process import run_log, signals
+
+LOGGER = logging.getLogger(__name__)
 
 _STOP = "stop"
 """A file of this name in the training folder asks the workers for a checkpoint and an early end."""
@@ -127,7 +130,7 @@ def wait(thread: threading.Thread, asked: Callable[[], bool], stop: str, grace: 
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
         if deadline is None and asked():
-            run_log.LOGGER.info("asked to stop: the workers have %.0f s for a checkpoint", grace)
+            LOGGER.info("asked to stop: the workers have %.0f s for a checkpoint", grace)
             storage.write_bytes(stop, b"")
             deadline = time.monotonic() + grace
         if deadline is not None and time.monotonic() > deadline and thread.is_alive():
@@ -157,7 +160,7 @@ def _worker(config: dict[str, Any]) -> int | RosepoError:
         except RosepoError as error:
             refusal = error
         if refusal is not None:
-            run_log.LOGGER.info("refused to start: %s", refusal, exc_info=refusal)
+            LOGGER.info("refused to start: %s", refusal, exc_info=refusal)
         if world.sum({"refused": float(refusal is not None)})["refused"]:
             # All ranks leave together; raised, a bad setting would cost every restart.
             return refusal or RosepoError("a training worker refused to start; run.log says which and why")
@@ -165,7 +168,7 @@ def _worker(config: dict[str, Any]) -> int | RosepoError:
             return _train(program, config, world)
         except RosepoError as error:
             if world.size == 1:
-                run_log.LOGGER.info("ended by: %s", error, exc_info=error)
+                LOGGER.info("ended by: %s", error, exc_info=error)
                 return error
             raise  # the other ranks wait in an exchange: only a failure ends them
 
@@ -179,7 +182,7 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
     state = loop.start(program.module, fit)
     checkpoint.load_newest(state, checkpoints, warn=world.rank == 0)
     if state.step and world.rank == 0:
-        run_log.LOGGER.info("going on after step %d of %d", state.step, config["steps"])
+        LOGGER.info("going on after step %d of %d", state.step, config["steps"])
     rows: list[dict[str, float]] = []
     looked = time.monotonic()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -13,6 +14,8 @@ import yaml
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.config.sources import Command, parse
 from rosepo_ray.errors import INTERRUPTED, BadInput, NoSpace, RosepoError, short
+
+LOGGER = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str], name: str, description: str, only: str | None = None) -> int:
@@ -87,12 +90,12 @@ def _run(settings: Settings, run_dir: str, only: str | None) -> int:
 
 def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -> int:
     from rosepo_ray.on_ray import cluster
-    from rosepo_ray.process import run_log, signals
+    from rosepo_ray.process import signals
     from rosepo_ray.process.memory import PeakMemory
     from rosepo_ray.run import directory, pipeline, summary
 
     directory.record(settings, run_dir)
-    run_log.LOGGER.info("run directory %s", run_dir)
+    LOGGER.info("run directory %s", run_dir)
     with PeakMemory() as memory:
         if not connected:
             cluster.start(settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -14,8 +15,9 @@ from rosepo_ray import __version__, storage
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError, short
 from rosepo_ray.process import run_log, signals
-from rosepo_ray.process.run_log import LOGGER
 from rosepo_ray.storage import disk_space, done
+
+LOGGER = logging.getLogger(__name__)
 
 RunStage = Callable[[Settings, dict[str, str], str], dict[str, Any]]
 

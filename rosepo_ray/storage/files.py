@@ -85,7 +85,8 @@ def list_files(uri: str) -> list[str]:
         found = system.find(path, on_error="raise")
     except FileNotFoundError:
         return []
-    return sorted(file[len(path.rstrip("/")) + 1 :] for file in found if not name(file).startswith("."))
+    below = [file for file in found if file != path and not name(file).startswith(".")]
+    return sorted(file[len(path.rstrip("/")) + 1 :] for file in below)
 
 
 def read_bytes(uri: str) -> bytes:
