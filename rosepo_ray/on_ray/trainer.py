@@ -54,7 +54,7 @@ def run(
         _tidy(out)
         return
     storage.remove_file(storage.join(out, _STOP))
-    with progress.board(name, steps) as board:
+    with progress.reported(name, steps, storage.join(out, "progress.json")) as reporter:
         config = {
             "module": module,
             "arguments": arguments,
@@ -63,7 +63,7 @@ def run(
             "out": out,
             "log": run_log.target(),
             "threads": settings.cluster.threads,
-            "board": board,
+            "reporter": reporter,
         }
         reached = _fit(settings, config, out)
     if reached < steps:
@@ -189,7 +189,7 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
     def on_step(step: int, metrics: dict[str, float]) -> None:
         rows.append({"step": step, **metrics})
         if world.rank == 0:
-            config["board"].update(step, metrics["loss"])
+            config["reporter"].update(step, metrics["loss"])
 
     def flush(step: int) -> None:
         if world.rank == 0 and rows:

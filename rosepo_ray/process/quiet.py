@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _NOISY = ("ray", "ray.data", "ray.train", "ray.serve", "transformers", "mlflow")
 _ENVIRONMENT = {
@@ -21,3 +24,18 @@ def quiet_libraries() -> None:
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+@contextmanager
+def native_code_silenced() -> Iterator[None]:
+    """Nothing that this process, native code included, writes to standard error within the `with` is shown."""
+    sys.stderr.flush()
+    shown, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(shown, 2)
+        os.close(shown)
+        os.close(null)

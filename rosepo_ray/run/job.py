@@ -23,8 +23,10 @@ def main(argv: Sequence[str], name: str, description: str, only: str | None = No
 
     What fails before the run directory exists is one sentence; later failures also name the log and what continues.
     """
+    from rosepo_ray.process.quiet import quiet_libraries
     from rosepo_ray.storage import disk_space
 
+    quiet_libraries()
     try:
         command = parse(argv, f"jobs/{name}.py", description)
         from rosepo_ray.run import directory

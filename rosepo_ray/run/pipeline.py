@@ -14,6 +14,7 @@ from typing import Any
 from rosepo_ray import __version__, storage
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError, short
+from rosepo_ray.on_ray import progress
 from rosepo_ray.process import run_log, signals
 from rosepo_ray.storage import disk_space, done
 
@@ -174,7 +175,8 @@ def _run_stage(settings: Settings, step: Planned) -> Finished:
                 storage.remove_folder(step.folder)
             else:
                 storage.remove_leftovers(step.folder)
-            info = step.stage.run(settings, step.inputs, step.folder)
+            with progress.sign_of_life(step.stage.name):
+                info = step.stage.run(settings, step.inputs, step.folder)
             seconds = time.monotonic() - began
             done.write(step.folder, info, seconds)
         except Exception as error:
