@@ -30,13 +30,12 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 import yaml
-
-from rosepo_ray.process.memory import family
 
 ROOT = Path(__file__).parents[1]
 PER_USER = 20
@@ -97,6 +96,14 @@ class Sample:
     @property
     def bytes(self) -> int:
         return sum(self.pss.values())
+
+
+def family(root: int) -> list[int]:
+    """Process ids of `root` and its descendants; none once it has ended."""
+    try:
+        return [root, *(child.pid for child in psutil.Process(root).children(recursive=True))]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def sample(root: int) -> Sample:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.errors import BadInput
-from rosepo_ray.process import run_log
+from rosepo_ray.process.quiet import native_code_silenced, quiet_libraries
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -69,18 +69,19 @@ def start(cluster: ClusterSettings, served: bool) -> bool:
     prepare_environment()
     import ray
 
-    run_log.quiet()  # importing it, Ray has set its own level
+    quiet_libraries()  # importing it, Ray has set its own level
     wanted, where = need(cluster, served), address(cluster)
     if where is None:
-        ray.init(
-            address="local",  # else Ray joins whatever cluster was last started by hand on this machine
-            num_cpus=int(-(-wanted.cpus // 1)),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            logging_level="error",
-            log_to_driver=False,  # workers' errors reach the driver as exceptions; the rest is Ray's own talk
-            configure_logging=False,
-        )
+        with native_code_silenced():  # it announces that RAY_BACKEND_LOG_LEVEL is set
+            ray.init(
+                address="local",  # else Ray joins whatever cluster was last started by hand on this machine
+                num_cpus=int(-(-wanted.cpus // 1)),
+                object_store_memory=_OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                logging_level="error",
+                log_to_driver=False,  # workers' errors reach the driver as exceptions; the rest is Ray's own talk
+                configure_logging=False,
+            )
     else:
         try:
             ray.init(address=where, logging_level="error", log_to_driver=False)

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 
+from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.on_ray import cluster, data_context, oracle_service
 from rosepo_ray.on_ray.oracle_client import OracleClient
@@ -66,7 +67,12 @@ class PairStream:
         with data_context.data_context(slow_tasks=True):
             stream = (
                 ray.data.read_parquet(
-                    tables.parts(self.pairs, "pairs"), columns=_COLUMNS, num_cpus=cluster.READ_CPUS, partitioning=None
+                    [storage.filesystem(part)[1] for part in tables.parts(self.pairs, "pairs")],
+                    filesystem=storage.filesystem(self.pairs)[0],
+                    columns=_COLUMNS,
+                    partitioning=None,  # a folder `user_id=5` means nothing, nor does a `?` before the suffix
+                    file_extensions=None,
+                    num_cpus=cluster.READ_CPUS,
                 )
                 .map_batches(_select, fn_args=(wanted,), batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
                 .sort("place")

@@ -1,102 +1,139 @@
-"""Progress: one line per stage, redrawn on a terminal, sparse elsewhere; training workers report through an actor."""
+"""Progress on the driver: on a terminal a bar with rate and remaining time, elsewhere one plain line a minute.
+
+Training workers leave their newest step in a small file of the stage's folder, which the driver reads: that needs no
+process more, and works wherever the checkpoints do.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
-_POLL_SECONDS = 1.0
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from rosepo_ray import storage
+from rosepo_ray.errors import RosepoError
+
+LOGGER = logging.getLogger(__name__)
+_SAY_SECONDS = 60.0
+_RATE_SECONDS = 600.0
+"""The stretch of time over which the rate is taken: a unit of scoring may take minutes."""
+_counting: set[str] = set()
 
 
-class Line:
-    """One stage's progress with rate and remaining time. Off a terminal it prints nothing."""
+class Counter:
+    """How far one stage's work is. Rate and remaining time are rich's, on a terminal or not."""
 
     def __init__(self, name: str, total: int) -> None:
-        self.name, self.total, self.done = name, total, 0
-        self._first: tuple[float, int] | None = None
-        self._live = sys.stderr.isatty()
+        self.name, self.total, self.done, self.note = name, total, 0, ""
+        self.bar = Progress(
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+            speed_estimate_period=_RATE_SECONDS,
+        )
+        self._task = self.bar.add_task(name, total=total, note="", rate="")
 
     def update(self, done: int, note: str = "") -> None:
-        now = time.monotonic()
-        if self._first is None:
-            self._first = (now, done)
-        self.done = done
-        if self._live:
-            sys.stderr.write(f"\r\033[K  {self.name}: {self._state(now)} {note}")
-            sys.stderr.flush()
+        self.done, self.note = done, note
+        speed = self.bar.tasks[0].speed
+        self.bar.update(self._task, completed=done, note=note, rate=f"{speed:.3g}/s" if speed else "")
 
-    def _state(self, now: float) -> str:
-        began, at = self._first or (now, 0)
-        rate = (self.done - at) / (now - began) if now > began else 0.0
-        left = f", {(self.total - self.done) / rate:.0f} s left" if rate > 0 else ""
-        return f"{self.done}/{self.total} ({rate:.1f}/s{left})"
+    def __str__(self) -> str:
+        left = self.bar.tasks[0].time_remaining
+        told = [f"{self.name} {self.done}/{self.total}", self.note, "" if left is None else f"{_words(left)} left"]
+        return ", ".join(filter(None, told))
 
-    def close(self) -> None:
-        if self._live:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+
+def _words(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min" if minutes else f"{seconds:.0f} s"
 
 
 @contextmanager
-def counting(name: str, total: int) -> Iterator[Line]:
-    line = Line(name, total)
+def counting(name: str, total: int) -> Iterator[Counter]:
+    """A counter that is shown for the length of the `with`."""
+    counter = Counter(name, total)
+    _counting.add(name)
     try:
-        yield line
+        with counter.bar if sys.stderr.isatty() else _repeating(_SAY_SECONDS, lambda: LOGGER.info("%s", counter)):
+            yield counter
     finally:
-        line.close()
+        _counting.discard(name)
 
 
-class _Board:
-    """The actor that holds the newest step of a training run."""
+@contextmanager
+def sign_of_life(name: str) -> Iterator[None]:
+    """One line a minute while nothing is counted, so that nobody takes a long stage for a dead one."""
+    began = time.monotonic()
 
-    def __init__(self) -> None:
-        self.state: tuple[int, float] = (0, 0.0)
+    def say() -> None:
+        if not _counting:
+            LOGGER.info("%s, %s so far", name, _words(time.monotonic() - began))
 
-    def put(self, step: int, loss: float) -> None:
-        self.state = (step, loss)
-
-    def get(self) -> tuple[int, float]:
-        return self.state
+    with _repeating(_SAY_SECONDS, say):
+        yield
 
 
-class BoardHandle:
-    """What a worker calls each step; sends at most one message a second."""
+class Reporter:
+    """What a training worker calls each step; every few seconds it writes the file at `uri`."""
 
-    def __init__(self, actor: Any) -> None:
-        self.actor, self._last = actor, 0.0
+    def __init__(self, uri: str) -> None:
+        self.uri, self.pause = uri, 1.0 if storage.is_local(uri) else 10.0
+        self._last = 0.0
 
     def update(self, step: int, loss: float) -> None:
-        if self.actor is not None and time.monotonic() - self._last > _POLL_SECONDS:
-            self._last = time.monotonic()
-            self.actor.put.remote(step, loss)
+        now = time.monotonic()
+        if now - self._last >= self.pause:
+            self._last = now
+            with suppress(OSError, RosepoError):  # no training ends by this
+                storage.write_json(self.uri, {"step": step, "loss": loss})
 
 
 @contextmanager
-def board(name: str, total: int) -> Iterator[BoardHandle]:
-    """A handle for the workers, while the driver redraws the line. Off a terminal no actor is started."""
-    import ray
+def reported(name: str, total: int, uri: str) -> Iterator[Reporter]:
+    """A reporter for the training workers, while the driver shows what it says; the file at `uri` goes with it."""
+    reporter = Reporter(uri)
 
-    if not sys.stderr.isatty():
-        yield BoardHandle(None)
-        return
-    actor = ray.remote(num_cpus=0)(_Board).remote()
-    line, stop = Line(name, total), threading.Event()
+    def look() -> None:
+        with suppress(FileNotFoundError):
+            newest = storage.read_json(uri)
+            counter.update(newest["step"], f"loss {newest['loss']:.2f}")
 
-    def draw() -> None:
-        while not stop.wait(_POLL_SECONDS):
-            step, loss = ray.get(actor.get.remote())
-            line.update(step, f"loss {loss:.4f}")
+    storage.remove_file(uri)  # a killed run's
+    with counting(name, total) as counter, _repeating(reporter.pause, look):
+        try:
+            yield reporter
+        finally:
+            with suppress(OSError):
+                storage.remove_file(uri)
 
-    thread = threading.Thread(target=draw, daemon=True)
+
+@contextmanager
+def _repeating(seconds: float, do: Callable[[], None]) -> Iterator[None]:
+    """Calls `do` every so many seconds, on a thread beside."""
+    stop = threading.Event()
+
+    def repeat() -> None:
+        while not stop.wait(seconds):
+            do()
+
+    thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
-        yield BoardHandle(actor)
+        yield
     finally:
         stop.set()
         thread.join()
-        line.close()
-        ray.kill(actor)

@@ -68,11 +68,11 @@ def complete(
     stored = {part for place in {folder(unit) for unit in units} for part in tables.parts(place, schema)}
     missing = [unit for unit in units if tables.part_uri(folder(unit), schema, unit.number) not in stored]
     rows = _rows(units)
-    with progress.counting(name, rows) as line:
-        line.update(rows - _rows(missing))
+    with progress.counting(name, rows) as counter:
+        counter.update(rows - _rows(missing))
         for unit, scored in run(cluster, missing, read, actor, arguments):
             tables.write_part(folder(unit), schema, unit.number, scored)
-            line.update(line.done + scored.num_rows)
+            counter.update(counter.done + scored.num_rows)
     return rows
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import threading
 import time
@@ -18,6 +19,8 @@ from rosepo_ray.on_ray import progress
 from rosepo_ray.process import run_log, signals
 from rosepo_ray.process.cores import cores
 from rosepo_ray.training.program import Build, Program
+
+LOGGER = logging.getLogger(__name__)
 
 _STOP = "stop"
 """A file of this name in the training folder asks the workers for a checkpoint and an early end."""
@@ -38,7 +41,7 @@ def train(
         _tidy(out)
         return read_metrics(out)[-1]
     storage.remove_file(storage.join(out, _STOP))
-    with progress.board(name, steps) as board:
+    with progress.reported(name, steps, storage.join(out, "progress.json")) as reporter:
         config = {
             "build": build,
             "fit": fit,
@@ -46,7 +49,7 @@ def train(
             "out": out,
             "log": run_log.target(),
             "threads": cluster.threads,
-            "board": board,
+            "reporter": reporter,
         }
         reached = _fit(cluster, config, out, grace)
     if reached < steps:
@@ -63,6 +66,7 @@ def _fit(cluster: ClusterSettings, config: dict[str, Any], out: str, grace: floa
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    system, path = storage.filesystem(out)  # given as text, Ray would read a path's signs as a URI's
     trainer = TorchTrainer(
         _worker,
         train_loop_config=config,
@@ -74,7 +78,8 @@ def _fit(cluster: ClusterSettings, config: dict[str, Any], out: str, grace: floa
         torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
         run_config=RunConfig(
             name="train",
-            storage_path=out if "://" in out else str(Path(out).absolute()),
+            storage_path=path,
+            storage_filesystem=system,
             failure_config=FailureConfig(max_failures=cluster.max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
@@ -110,7 +115,7 @@ def wait(thread: threading.Thread, asked: Callable[[], bool], stop: str, grace: 
     while thread.is_alive():
         thread.join(_POLL_SECONDS)
         if deadline is None and asked():
-            run_log.LOGGER.info("asked to stop: the workers have %.0f s for a checkpoint", grace)
+            LOGGER.info("asked to stop: the workers have %.0f s for a checkpoint", grace)
             storage.write_bytes(stop, b"")
             deadline = time.monotonic() + grace
         if deadline is not None and time.monotonic() > deadline and thread.is_alive():
@@ -140,7 +145,7 @@ def _worker(config: dict[str, Any]) -> int | RosepoError:
         except RosepoError as error:
             refusal = error
         if refusal is not None:
-            run_log.LOGGER.info("refused to start: %s", refusal, exc_info=refusal)
+            LOGGER.info("refused to start: %s", refusal, exc_info=refusal)
         if world.sum({"refused": float(refusal is not None)})["refused"]:
             # All ranks leave together; raised, a bad setting would cost every restart.
             return refusal or RosepoError("a training worker refused to start; run.log says which and why")
@@ -148,7 +153,7 @@ def _worker(config: dict[str, Any]) -> int | RosepoError:
             return _train(program, config, world)
         except RosepoError as error:
             if world.size == 1:
-                run_log.LOGGER.info("ended by: %s", error, exc_info=error)
+                LOGGER.info("ended by: %s", error, exc_info=error)
                 return error
             raise  # the other ranks wait in an exchange: only a failure ends them
 
@@ -162,14 +167,14 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
     state = loop.start(program, fit)
     checkpoint.load_newest(state, checkpoints, warn=world.rank == 0)
     if state.step and world.rank == 0:
-        run_log.LOGGER.info("going on after step %d of %d", state.step, config["steps"])
+        LOGGER.info("going on after step %d of %d", state.step, config["steps"])
     rows: list[dict[str, float]] = []
     looked = time.monotonic()
 
     def on_step(step: int, metrics: dict[str, float]) -> None:
         rows.append({"step": step, **metrics})
         if world.rank == 0:
-            config["board"].update(step, metrics["loss"])
+            config["reporter"].update(step, metrics["loss"])
 
     def flush(step: int) -> None:
         if world.rank == 0 and rows:

@@ -6,6 +6,7 @@ the run was interrupted.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,8 +15,9 @@ import pyarrow.compute as pc
 
 from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.process.run_log import LOGGER
 from rosepo_ray.storage import done, tables
+
+LOGGER = logging.getLogger(__name__)
 
 _PART_ROWS = 1 << 16
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from pathlib import Path
+
+import psutil
 
 _SECONDS = 2.0
 
@@ -12,7 +12,8 @@ _SECONDS = 2.0
 class PeakMemory:
     """Samples the sum of PSS over this process and its descendants, among them a local cluster that it started.
 
-    Linux only: elsewhere `peak` stays 0. Of a cluster that was running before, it sees only the driver's own processes.
+    Where the system has no PSS (macOS) it is the sum of what each process has for itself. Of a cluster that was running
+    before, it sees only the driver's own processes.
     """
 
     def __init__(self) -> None:
@@ -29,34 +30,16 @@ class PeakMemory:
         self._thread.join()
 
     def _watch(self) -> None:
+        own = psutil.Process()
         while True:
-            self.peak = max(self.peak, sum(_pss(pid) for pid in family(os.getpid())))
+            self.peak = max(self.peak, sum(map(_bytes, (own, *own.children(recursive=True)))))
             if self._stop.wait(_SECONDS):
                 return
 
 
-def family(root: int) -> set[int]:
-    """Process ids of `root` and all its descendants."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-        parents[int(entry.name)] = int(fields[1])
-    found, grown = {root}, True
-    while grown:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        found |= more
-        grown = bool(more)
-    return found
-
-
-def _pss(pid: int) -> int:
+def _bytes(process: psutil.Process) -> int:
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 0
+        memory = process.memory_full_info()
+    except psutil.Error:  # it ended meanwhile, or is another user's
+        return 0
+    return int(getattr(memory, "pss", memory.uss))

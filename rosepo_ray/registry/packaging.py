@@ -92,7 +92,7 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits:
     )
     ids = items["item_id"].slice(0, 3).to_pylist()
     example = pd.DataFrame({"history": [ids[:1]], "candidates": [ids[1:]]})
-    with tempfile.TemporaryDirectory(prefix="rosepo-") as name, storage.local_folder(policy) as local:
+    with tempfile.TemporaryDirectory(prefix="rosepo-") as name, storage.local_copy(policy) as local:
         temporary = Path(name)
         pq.write_table(items, temporary / "items.parquet")
         artifacts = {"items": str(temporary / "items.parquet")}

@@ -18,6 +18,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import make_url
+
 import rosepo_ray
 from rosepo_ray.errors import BadInput, short
 from rosepo_ray.process.redaction import redact
@@ -72,7 +74,7 @@ def deleted(experiment: str) -> BadInput:
 
 
 def sqlite_file(uri: str) -> Path:
-    return Path(uri.removeprefix("sqlite:///").split("?")[0]).absolute()
+    return Path(make_url(uri).database or "").absolute()
 
 
 def _unusable(uri: str, reason: object) -> BadInput:

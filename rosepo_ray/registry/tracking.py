@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from sqlalchemy import URL
 
 from rosepo_ray import storage
 from rosepo_ray.config.mlflow import MlflowSettings
@@ -47,7 +48,8 @@ def tracking_uri(settings: MlflowSettings, run_dir: str) -> str:
             f"run.dir '{run_dir}' is remote and a sqlite file cannot live there; set --mlflow.tracking_uri or "
             "MLFLOW_TRACKING_URI to an MLflow server"
         )
-    return f"sqlite:///{Path(storage.filesystem(run_dir)[1]).parent / 'mlflow.db'}"
+    file = Path(storage.filesystem(run_dir)[1]).parent / "mlflow.db"
+    return URL.create("sqlite", database=str(file)).render_as_string()  # quoted as this SQLAlchemy reads it
 
 
 def artifact_location(uri: str) -> str | None:
@@ -154,7 +156,7 @@ class Tracker:
                     raise
         run_id = self._unkept(name)
         if run_id is None:
-            label = Path(self.run_dir.rstrip("/")).name if name == PARENT else name
+            label = storage.name(self.run_dir) if name == PARENT else name
             tags = {"rosepo.run_dir": redact(self.run_dir), _KEY: self._key(name)}
             if name != PARENT:
                 tags[MLFLOW_PARENT_RUN_ID] = self.run_id
@@ -218,18 +220,9 @@ class Tracker:
         if not storage.exists(uri):
             raise RosepoError(f"{uri} does not exist, so it cannot be logged to MLflow")
         run_id = self.run(name)
-        if storage.is_local(uri):
-            local = storage.filesystem(uri)[1]
-            log = self.client.log_artifacts if Path(local).is_dir() else self.client.log_artifact
-            log(run_id, local, folder)
-            return
-        with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:
-            for name_below in storage.list_files(uri) or [""]:
-                source = storage.join(uri, name_below) if name_below else uri
-                target = Path(temporary, name_below or uri.rpartition("/")[2])
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(storage.read_bytes(source))
-            self.client.log_artifacts(run_id, temporary, folder)
+        with storage.local_copy(uri) as local:
+            log = self.client.log_artifacts if local.is_dir() else self.client.log_artifact
+            log(run_id, str(local), folder)
 
     def finish(self, name: str, failed: bool = False) -> None:
         """End the run called `name`; starting the job again reopens it."""

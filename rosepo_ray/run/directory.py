@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from filelock import FileLock, Timeout
 
 from rosepo_ray import __version__, storage
 from rosepo_ray.config.stage import OPERATIONAL
@@ -38,7 +38,7 @@ def resolve(settings: Settings, recipe: str) -> str:
         )
     if given is None:
         given = f"runs/{Path(recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    return given.rstrip("/") if "://" in given else str(Path(given).expanduser().absolute())
+    return storage.join(given) if "://" in given else str(Path(given).expanduser().absolute())
 
 
 def refuse_other_settings(settings: Settings, run_dir: str) -> None:
@@ -116,12 +116,13 @@ def lock(run_dir: str) -> Iterator[None]:
         return
     try:
         Path(run_dir).mkdir(parents=True, exist_ok=True)
-        Path(run_dir, ".lock").touch()
+        held = FileLock(Path(run_dir, ".lock"))
+        held.acquire(blocking=False)
+    except Timeout as error:
+        raise BadInput(f"another live run uses {run_dir}; wait for it or give another --run.dir") from error
     except OSError as error:
         raise BadInput(f"the run directory {run_dir} cannot be written ({error}); give another --run.dir") from error
-    with Path(run_dir, ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BadInput(f"another live run uses {run_dir}; wait for it or give another --run.dir") from error
+    try:
         yield
+    finally:
+        held.release()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 
 from rosepo_ray import storage
 from rosepo_ray.errors import INTERRUPTED, BadInput, Refused, RosepoError, Stopped, clip, short
 from rosepo_ray.process import run_log
-from rosepo_ray.process.log_files import NAME
-from rosepo_ray.process.run_log import LOGGER
 from rosepo_ray.run import pipeline
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.storage import disk_space, done
+
+LOGGER = logging.getLogger(__name__)
 
 _WIDTH = 1000
 _CHECKPOINT = re.compile(r"(?P<folder>(?:(?P<part>.+)/)?checkpoints/step-(?P<step>\d+))/_done\.json")
@@ -42,7 +43,7 @@ class _Interrupted(Stopped):
 
 
 def _log_sentence(told: RosepoError, run_dir: str) -> str:
-    text = f"The full log: {storage.join(run_dir, NAME)}"
+    text = f"The full log: {storage.join(run_dir, run_log.NAME)}"
     if lost := run_log.lost():
         text += f" (incomplete: {lost})"
     return text + (f"; what Ray's processes wrote: {told.ray_logs}" if told.ray_logs else "")

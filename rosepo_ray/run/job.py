@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -15,14 +16,18 @@ from rosepo_ray.errors import INTERRUPTED, BadInput, NoSpace, RosepoError, short
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import Command, parse
 
+LOGGER = logging.getLogger(__name__)
+
 
 def main(argv: Sequence[str], prog: str, description: str, only: str | None = None) -> int:
     """Run the pipeline, or `only` one of its stages, as the command `prog`; returns the exit code (2: bad input).
 
     What fails before the run directory exists is one sentence; later failures also name the log and what continues.
     """
+    from rosepo_ray.process.quiet import quiet_libraries
     from rosepo_ray.storage import disk_space
 
+    quiet_libraries()
     try:
         command = parse(argv, prog, description)
         from rosepo_ray.run import directory
@@ -90,12 +95,12 @@ def _run(settings: Settings, run_dir: str, only: str | None) -> int:
 
 def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -> int:
     from rosepo_ray.on_ray import cluster
-    from rosepo_ray.process import run_log, signals
+    from rosepo_ray.process import signals
     from rosepo_ray.process.memory import PeakMemory
     from rosepo_ray.run import directory, pipeline, summary
 
     directory.record(settings, run_dir)
-    run_log.LOGGER.info("run directory %s", run_dir)
+    LOGGER.info("run directory %s", run_dir)
     with PeakMemory() as memory:
         if not connected:
             cluster.start(settings.cluster, settings.oracle.served)

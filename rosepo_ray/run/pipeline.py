@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -12,8 +13,8 @@ from typing import Any
 from rosepo_ray import __version__, storage
 from rosepo_ray.config.stage import POLICIES, Stage
 from rosepo_ray.errors import BadInput, RosepoError, short
+from rosepo_ray.on_ray import progress
 from rosepo_ray.process import run_log, signals
-from rosepo_ray.process.run_log import LOGGER
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.stages.align import align
 from rosepo_ray.stages.calibrate import calibrate
@@ -24,6 +25,8 @@ from rosepo_ray.stages.reject import reject
 from rosepo_ray.stages.sft import sft
 from rosepo_ray.stages.sft_longer import sft_longer
 from rosepo_ray.storage import disk_space, done
+
+LOGGER = logging.getLogger(__name__)
 
 STAGES = (data, sft, oracle, reject, calibrate, align, sft_longer, evaluate)
 
@@ -46,7 +49,7 @@ def plan(settings: Settings, run_dir: str) -> list[Planned]:
             continue
         inputs = _inputs(stage, planned)
         # The version counts: another version of the code may give another result. The folder's parent does not.
-        before = {name: folder.rpartition("/")[2] for name, folder in inputs.items()}
+        before = {name: storage.name(folder) for name, folder in inputs.items()}
         known = [__version__, stage.values(settings), before, _input_files(settings) if stage is data else []]
         folder = storage.join(run_dir, stage.name, done.fingerprint(known))
         planned.append(Planned(stage, folder, inputs, _marker(folder)))
@@ -128,7 +131,8 @@ def _run_stage(settings: Settings, step: Planned) -> Finished:
                 storage.remove_folder(step.folder)
             else:
                 storage.remove_leftovers(step.folder)
-            info = step.stage.start(settings, step.inputs, step.folder)
+            with progress.sign_of_life(step.stage.name):
+                info = step.stage.start(settings, step.inputs, step.folder)
             seconds = time.monotonic() - began
             done.write(step.folder, info, seconds)
         except Exception as error:

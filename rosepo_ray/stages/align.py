@@ -98,6 +98,6 @@ def program(
 
     items = tables.read(data, "items", ["item_id", "title"])
     title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
-    with storage.local_folder(storage.join(sft, "model")) as folder:
+    with storage.local_copy(storage.join(sft, "model")) as folder:
         policy = store.load(folder, trainable=True)
     return AlignProgram(policy, title_of, _training_ids(pairs), stream, align, seed, world)

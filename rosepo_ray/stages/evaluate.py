@@ -140,7 +140,7 @@ class OnePolicy:
         from rosepo_ray.policy import store
 
         self.evaluator = None  # the old policy goes before the new one comes
-        with storage.local_folder(storage.join(self.policies[model], "model")) as folder:
+        with storage.local_copy(storage.join(self.policies[model], "model")) as folder:
             policy = store.load(folder, self.device)
         item_ids, titles = (self.items[name].to_pylist() for name in ("item_id", "title"))
         self.evaluator, self.model = Evaluator(policy, item_ids, titles, self.evaluation, self.limits), model

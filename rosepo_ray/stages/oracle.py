@@ -91,7 +91,7 @@ def _assemble(data: str, settings: Sasrec, history: int, seed: int, out: str, it
     models, popularity = [], []
     for fold in range(settings.folds):
         model = SasRec(shape_of(settings, len(item_ids), history), 0)  # every weight is read from the file
-        with storage.local_folder(storage.join(out, f"fold{fold}", "model")) as folder:
+        with storage.local_copy(storage.join(out, f"fold{fold}", "model")) as folder:
             checkpoint.load_weights(model, folder / "weights.safetensors")
         models.append(model)
         popularity.append(_sequences(data, settings, fold, seed, item_ids).popularity())

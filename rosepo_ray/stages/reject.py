@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.data.choice import choose
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.process.run_log import LOGGER
 from rosepo_ray.storage import tables
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def rejector(
 
     catalogue = Catalogue.from_table(tables.read(data, "items"))
     strategy = rejection.strategy.build(catalogue)
-    with storage.local_folder(storage.join(sft, "model")) as folder:
+    with storage.local_copy(storage.join(sft, "model")) as folder:
         policy = store.load(folder, device)
     made = Rejector(policy, strategy, catalogue, rejection.k, seed, limits)
     return lambda rows, key: tables.from_rows("pairs", made.pairs(rows.to_pylist()))

@@ -76,7 +76,7 @@ def program(source: Source, fit: FitSettings, world: World) -> SftProgram:
     if source.start is None:
         policy = store.build(source.policy, source.prompt, titles, popularity, source.seed)
     else:
-        with storage.local_folder(storage.join(source.start, "model")) as folder:
+        with storage.local_copy(storage.join(source.start, "model")) as folder:
             policy = store.load(folder, trainable=True)
     return SftProgram(policy, _rows(source, items["item_id"].to_pylist(), titles), fit, source.seed, world)
 

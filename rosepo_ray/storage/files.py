@@ -1,6 +1,8 @@
-"""Files behind a path or a URI (local, s3://, gs://): the few operations that stages need.
+"""Files behind a path or a URI: the few operations that stages need, by fsspec.
 
-Nothing here relies on rename or append, which object stores do not have.
+Arrow's own clients serve s3:// and gs:// (no further package is needed, and options such as `?endpoint_override=…` are
+theirs); any other scheme is fsspec's, options as arguments of its file system, and needs the package that serves it
+(adlfs for abfs://). Nothing here relies on rename or append, which object stores do not have.
 """
 
 from __future__ import annotations
@@ -10,26 +12,43 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
+import fsspec
+from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs
 
 from rosepo_ray.errors import BadInput
 from rosepo_ray.storage.disk_space import guarded
 
+_ARROW = ("file", "s3", "gs", "gcs")
 _TEMPORARY = ".tmp-"
 
 
 def filesystem(uri: str) -> tuple[fs.FileSystem, str]:
-    """The Arrow file system of `uri` and the path inside it. Raises BadInput for a scheme Arrow does not know."""
+    """The file system of `uri` as pyarrow and Ray want it, and the path inside it. In a local path no sign means
+    anything. Raises BadInput for a scheme that nothing installed serves."""
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    address, _, options = uri.partition("?")
     try:
-        return fs.FileSystem.from_uri(uri)
-    except (ValueError, OSError) as error:
+        if address.partition("://")[0] in _ARROW:
+            return fs.FileSystem.from_uri(uri)
+        system, path = fsspec.url_to_fs(address, **dict(parse_qsl(options)))
+    except (ValueError, TypeError, OSError, ImportError) as error:
         raise BadInput(f"'{uri}' cannot be opened ({error}); give a local path or an s3:// or gs:// URI") from error
+    return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+
+
+def _opened(uri: str) -> tuple[Any, str]:
+    """The same as fsspec's file system. Its own for local files is passed over: it follows no links to folders."""
+    system, path = filesystem(uri)
+    if isinstance(system, fs.PyFileSystem):
+        return system.handler.fs, path
+    return ArrowFSWrapper(system, skip_instance_cache=True), path
 
 
 def is_local(uri: str) -> bool:
@@ -37,12 +56,23 @@ def is_local(uri: str) -> bool:
 
 
 def join(uri: str, *names: str) -> str:
-    return "/".join([uri.rstrip("/"), *names])
+    """`names` below `uri`, in front of a URI's options."""
+    address, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return "/".join([address.rstrip("/"), *names]) + mark + options
+
+
+def name(uri: str) -> str:
+    """The last part of a path or URI, without options."""
+    return (uri.partition("?")[0] if "://" in uri else uri).rstrip("/").rpartition("/")[2]
 
 
 def exists(uri: str) -> bool:
-    system, path = filesystem(uri)
-    return bool(system.get_file_info(path).type != fs.FileType.NotFound)
+    system, path = _opened(uri)
+    try:
+        system.info(path)  # fsspec's own `exists` takes any failure for absence
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def list_files(uri: str) -> list[str]:
@@ -50,16 +80,18 @@ def list_files(uri: str) -> list[str]:
 
     Names that start with a dot are leftovers of killed writes and are passed over.
     """
-    system, path = filesystem(uri)
-    found = system.get_file_info(fs.FileSelector(path, recursive=True, allow_not_found=True))
-    files = [i for i in found if i.type == fs.FileType.File and not i.base_name.startswith(".")]
-    return sorted(i.path[len(path.rstrip("/")) + 1 :] for i in files)
+    system, path = _opened(uri)
+    try:
+        found = system.find(path, on_error="raise")
+    except FileNotFoundError:
+        return []
+    below = [file for file in found if file != path and not name(file).startswith(".")]
+    return sorted(file[len(path.rstrip("/")) + 1 :] for file in below)
 
 
 def read_bytes(uri: str) -> bytes:
-    system, path = filesystem(uri)
-    with system.open_input_stream(path) as stream:
-        return bytes(stream.read())
+    system, path = _opened(uri)
+    return bytes(system.cat_file(path))
 
 
 def write_bytes(uri: str, content: bytes) -> None:
@@ -67,14 +99,15 @@ def write_bytes(uri: str, content: bytes) -> None:
 
     Raises NoSpace where the disk is full; the temporary file is gone then and what was there before stays.
     """
-    with _writing(*filesystem(uri)) as stream:
+    with _writing(uri) as stream:
         stream.write(content)
 
 
 @contextmanager
-def _writing(system: fs.FileSystem, path: str) -> Iterator[Any]:
-    if not isinstance(system, fs.LocalFileSystem):
-        with system.open_output_stream(path) as stream:
+def _writing(uri: str) -> Iterator[Any]:
+    system, path = _opened(uri)
+    if not is_local(uri):
+        with system.open(path, "wb") as stream:
             yield stream
         return
     folder = Path(path).parent
@@ -96,57 +129,49 @@ def read_json(uri: str) -> Any:
 
 
 def write_json(uri: str, value: Any) -> None:
-    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False) + "\n").encode())
+    write_bytes(uri, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def sha256(uri: str) -> str:
-    system, path = filesystem(uri)
-    digest = hashlib.sha256()
-    with system.open_input_stream(path) as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+    system, path = _opened(uri)
+    with system.open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def remove_leftovers(uri: str) -> None:
     """Remove the temporary files that killed writes left below a local folder; elsewhere a write leaves none."""
-    system, path = filesystem(uri)
-    if isinstance(system, fs.LocalFileSystem):
-        for file in Path(path).rglob(f"{_TEMPORARY}*"):
+    if is_local(uri):
+        for file in Path(filesystem(uri)[1]).rglob(f"{_TEMPORARY}*"):
             file.unlink()
 
 
 def remove_folder(uri: str) -> None:
-    system, path = filesystem(uri)
-    if system.get_file_info(path).type == fs.FileType.Directory:
-        system.delete_dir(path)
+    system, path = _opened(uri)
+    with suppress(FileNotFoundError):
+        system.rm(path, recursive=True)
 
 
 def remove_file(uri: str) -> None:
-    system, path = filesystem(uri)
-    if system.get_file_info(path).type == fs.FileType.File:
-        system.delete_file(path)
+    system, path = _opened(uri)
+    with suppress(FileNotFoundError):
+        system.rm_file(path)
 
 
 def upload_folder(local: Path, uri: str) -> None:
     """Copy every file below the local folder to `uri`."""
-    system, path = filesystem(uri)
     for source in sorted(p for p in local.rglob("*") if p.is_file()):
-        target = f"{path.rstrip('/')}/{source.relative_to(local).as_posix()}"
-        with source.open("rb") as reader, _writing(system, target) as writer:
+        with source.open("rb") as reader, _writing(join(uri, source.relative_to(local).as_posix())) as writer:
             shutil.copyfileobj(reader, writer)
 
 
 @contextmanager
-def local_folder(uri: str) -> Iterator[Path]:
-    """A local folder with the files of `uri`: the folder itself, or a temporary copy of a remote one."""
-    system, path = filesystem(uri)
-    if isinstance(system, fs.LocalFileSystem):
+def local_copy(uri: str) -> Iterator[Path]:
+    """The file or folder at `uri` on the local disk: itself, or a temporary copy of a remote one."""
+    system, path = _opened(uri)
+    if is_local(uri):
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:
-        for name in list_files(uri):
-            target = Path(temporary, name)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(read_bytes(join(uri, name)))
-        yield Path(temporary)
+        copy = Path(temporary, name(uri))
+        system.get(path, str(copy), recursive=True)
+        yield copy

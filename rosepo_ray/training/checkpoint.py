@@ -7,6 +7,7 @@ newest two are kept, so that a damaged one costs no more than one interval.
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from torch import nn
 
 from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.process.run_log import LOGGER
 from rosepo_ray.storage import disk_space, done
 from rosepo_ray.training.loop import State
+
+LOGGER = logging.getLogger(__name__)
 
 
 def trainable(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -57,7 +59,7 @@ def load_newest(state: State, checkpoints: str, warn: bool) -> None:
         folder = storage.join(checkpoints, name)
         wrong = done.damage(folder)
         if wrong is None:
-            with storage.local_folder(folder) as local:
+            with storage.local_copy(folder) as local:
                 load(state, local)
             return
         if warn:

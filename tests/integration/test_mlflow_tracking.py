@@ -25,8 +25,8 @@ from rosepo_ray.run.settings import Settings
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One database for the file: its first touch takes seconds."""
-    return tmp_path_factory.mktemp("mlflow")
+    """One database for the file: its first touch takes seconds. In its path no sign means anything."""
+    return tmp_path_factory.mktemp("mlflow") / "a%41 b?#c"
 
 
 @pytest.fixture

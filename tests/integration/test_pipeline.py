@@ -31,7 +31,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Any]:
-    run_dir = str(tmp_path_factory.mktemp("run"))
+    run_dir = str(tmp_path_factory.mktemp("run") / "a%41 b?#" / "history=12")  # in a path no sign means anything
     return {"run_dir": run_dir, "stages": pipeline.run(settings, run_dir)}
 
 

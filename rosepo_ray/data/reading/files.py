@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import pyarrow as pa
-from fsspec.implementations.arrow import ArrowFSWrapper  # type: ignore[import-untyped]
+from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs
 
 from rosepo_ray import storage

@@ -65,7 +65,6 @@ def _refuse_other_weights(settings: PretrainedPolicy, source: str) -> None:
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # its report of what differs fills a screen; the sentence says it
-    logging.disable_progress_bar()
     try:
         with pretrained.loading(settings):
             _, info = AutoModelForCausalLM.from_pretrained(
@@ -78,7 +77,6 @@ def _refuse_other_weights(settings: PretrainedPolicy, source: str) -> None:
             )
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
     missing, other = sorted(info["missing_keys"]), sorted(info["mismatched_keys"])
     if other:
         name, there, wanted = other[0]

@@ -194,16 +194,17 @@ def test_bad_settings_are_one_sentence_without_a_log(tmp_path: Path, capsys: pyt
 def test_what_the_file_system_refuses_before_the_log_is_one_sentence(
     failing: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    """The run directory's name is too long to be looked up; run.log is a folder."""
+    """The run directory's name is too long to be looked up; a file stands where the logs belong."""
     assert failing(None, "sft", "--run.dir", str(tmp_path / ("x" * 300))) == 2
     (line,) = shown(capsys)
     assert line.startswith(f"error: the run directory {tmp_path}/xxx")
     assert "cannot be read (OSError: [Errno 36]" in line
-    (tmp_path / "run" / "run.log").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "logs").write_text("")
     assert failing(None) == 2
     (line,) = shown(capsys)
-    assert line.startswith("error: the run cannot begin (IsADirectoryError: ")
-    assert f"{tmp_path}/run/run.log" in line
+    assert line.startswith("error: the run cannot begin (FileExistsError: ")
+    assert f"{tmp_path}/run/logs" in line
 
 
 def test_an_object_store_that_refuses_is_one_sentence(tmp_path: Path):

@@ -227,7 +227,7 @@ def test_nothing_happens_without_a_checkpoint(tmp_path: Path):
 @pytest.mark.parametrize("name", ["weights.safetensors", "optimiser.pt", "position.json", "_done.json"])
 @pytest.mark.parametrize("how", ["cut short", "removed", "one bit changed"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
-    name: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    name: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     for step in (3, 6):
         checkpoint.store(trained_to(step), str(tmp_path))
@@ -239,7 +239,6 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
         at = content.index(b'"sha256": "') + 11 if name == "_done.json" else len(content) // 2
         flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         file.write_bytes(content[: len(content) // 2] if how == "cut short" else flipped)
-    monkeypatch.setattr(checkpoint.LOGGER, "propagate", True)
     fresh = loop.start(Line(), FIT)
     checkpoint.load_newest(fresh, str(tmp_path), warn=True)
     assert fresh.step == 3
