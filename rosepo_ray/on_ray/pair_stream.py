@@ -58,7 +58,10 @@ def rows(
 
     with data_context.data_context(slow_tasks=True):
         stream = (
-            ray.data.read_parquet(tables.parts(pairs, "pairs"), columns=_COLUMNS, num_cpus=cluster.READ_CPUS)
+            # A folder of the path called column=value means nothing.
+            ray.data.read_parquet(
+                tables.parts(pairs, "pairs"), columns=_COLUMNS, partitioning=None, num_cpus=cluster.READ_CPUS
+            )
             .map_batches(select, batch_format="pyarrow", num_cpus=cluster.READ_CPUS)
             .sort("place")
             .map_batches(
