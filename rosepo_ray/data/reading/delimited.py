@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Literal
@@ -60,7 +60,7 @@ def read(file: SourceFile, how: Dialect, names: list[str], columns: list[str], b
 
     `names` are those of all columns, as `header` gives them.
     """
-    wrong: list[tuple[int, str]] = []
+    wrong: deque[tuple[int, str]] = deque()  # Arrow reads ahead, in a thread of its own
     stream = file.open_stream()
     # One field more than the header has, so that it is never taken for a row of the file.
     rows = WholeRows(stream, how, how.delimiter * max(1, len(names)), block_bytes)
@@ -100,9 +100,12 @@ def read(file: SourceFile, how: Dialect, names: list[str], columns: list[str], b
             ),
         )
         for batch in reader:
-            yield wrong.copy(), _as_written(pa.Table.from_batches([batch]), how)
-            wrong.clear()
-        yield wrong.copy(), reader.schema.empty_table()  # rows left out since the last block
+            yield _taken(wrong), _as_written(pa.Table.from_batches([batch]), how)
+        yield _taken(wrong), reader.schema.empty_table()  # rows left out since the last block
+
+
+def _taken(wrong: deque[tuple[int, str]]) -> list[tuple[int, str]]:
+    return [wrong.popleft() for _ in range(len(wrong))]
 
 
 def _as_written(table: pa.Table, how: Dialect) -> pa.Table:

@@ -141,7 +141,7 @@ def test_signs_that_cannot_work(text):
 CELL = st.text(st.sampled_from(list("ab\",;\t '\\é\n\r\u2028")), max_size=8)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     cells=st.lists(st.tuples(CELL, CELL), min_size=1, max_size=12),
     sign=st.sampled_from([",", ";", "\t"]),
@@ -170,7 +170,7 @@ def test_what_csv_writes_is_read_back(tmp_path, cells, sign, quoting, escape, en
     assert good == {row: tuple(cell or None for cell in value) for row, value in enumerate(cells)}
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     titles=st.lists(st.text(st.sampled_from(list('ab" ')), min_size=1, max_size=5), min_size=1, max_size=12),
     block=st.sampled_from([40, 1 << 20]),
