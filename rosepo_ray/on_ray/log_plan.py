@@ -51,6 +51,8 @@ def find_source(data: DataSettings, work: str) -> Source:
         assert data.items is not None
         log = locate(data.interactions, "interactions", data.encoding, data.format)
         items = locate(data.items, "items", data.encoding, data.items_format)
+        if data.time_format is not None and data.columns.time is None:
+            raise BadInput("data.time_format has no effect, since data.columns.time is null; leave one of them out")
         if data.encoding != UTF8 and all(file.format == "parquet" for file in (*log, *items)):
             raise BadInput(
                 f"data.encoding {data.encoding} has no effect, since log and items are Parquet, whose text is always "

@@ -81,11 +81,20 @@ def read(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[Batch]:
             broken.clear()
             rows = numbers.of_next(table.num_rows, [b.row for b in found])
             for column in wanted:
-                if column.role not in table.column_names and column.name in folders:
-                    value = pa.scalar(folders[column.name], pa.string())
-                    table = table.append_column(column.role, pa.repeat(value, table.num_rows))
+                if column.name in folders:
+                    table = _filled(table, column.role, folders[column.name])
             if len(rows) or found:
                 yield Batch(rows, table, file.format not in ("parquet", "jsonl"), found)
+
+
+def _filled(table: pa.Table, role: str, value: str | None) -> pa.Table:
+    """With `value` where the file has no such column; a JSON field that no line has comes as a column of nulls."""
+    column = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+    if role not in table.column_names:
+        return table.append_column(role, column)
+    given = table[role]
+    place = table.column_names.index(role)
+    return table.set_column(place, role, column) if given.null_count == len(given) else table
 
 
 class _Numbers:

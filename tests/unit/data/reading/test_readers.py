@@ -240,6 +240,20 @@ def test_bytes_in_parquet_that_are_no_text(tmp_path):
     assert "encoding" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_folders_name_columns_that_the_file_lacks(tmp_path, suffix):
+    folder = tmp_path / "log" / "item_id=9" / "user_id=zoe" / "rating=3"
+    folder.mkdir(parents=True)
+    path = folder / f"a.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"item_id": ["7", "8"]}), path)
+    else:
+        path.write_text("item_id\n7\n8\n" if suffix == "csv" else '{"item_id": "7"}\n{"item_id": "8"}\n')
+    assert rows(tmp_path / "log") == [("zoe", "7", "3"), ("zoe", "8", "3")]  # the file's own item_id counts
+    with pytest.raises(BadInput, match="no column 'user_id'"):
+        rows(folder)
+
+
 def test_upper_case_suffixes(tmp_path):
     content = gzip.compress(b"user_id,item_id,rating\nu1,7,4.5\nu2,8,\n")
     (tmp_path / "LOG.CSV.GZ").write_bytes(content)
