@@ -82,19 +82,23 @@ def read(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[Batch]:
             rows = numbers.of_next(table.num_rows, [b.row for b in found])
             for column in wanted:
                 if column.name in folders:
-                    table = _filled(table, column.role, folders[column.name])
+                    table = _filled(table, column.role, folders[column.name], file.format == "jsonl")
             if len(rows) or found:
                 yield Batch(rows, table, file.format not in ("parquet", "jsonl"), found)
 
 
-def _filled(table: pa.Table, role: str, value: str | None) -> pa.Table:
-    """With `value` where the file has no such column; a JSON field that no line has comes as a column of nulls."""
+def _filled(table: pa.Table, role: str, value: str | None, json: bool) -> pa.Table:
+    """With `value` where the file has no such column, and in lines of JSON that have no such field."""
     column = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
     if role not in table.column_names:
         return table.append_column(role, column)
-    given = table[role]
-    place = table.column_names.index(role)
-    return table.set_column(place, role, column) if given.null_count == len(given) else table
+    if not json or not _whole_or_text(table[role].type):
+        return table
+    return table.set_column(table.column_names.index(role), role, pc.coalesce(table[role].cast(pa.string()), column))
+
+
+def _whole_or_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_integer(kind))
 
 
 class _Numbers:
