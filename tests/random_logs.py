@@ -114,10 +114,8 @@ def write(log: Log, folder: Path, seed: int, files: int) -> Written:
     written = Written(folder)
     for number in range(files):
         kind = rng.choice(["csv", "tsv", "jsonl", "csv.gz", "jsonl.gz", "json", "parquet"])
-        if kind == "json" and any(
-            event.flaw == "broken" for event in events[number : number + 1]
-        ):  # an array of objects is known by its first
-            kind = "jsonl"
+        if kind == "json" and [event.flaw for event in events[number:]][:1] == ["broken"]:
+            kind = "jsonl"  # an array of objects is known by its first element
         part = [_possible(event, kind, log) for event in events[number::files]]
         path = folder / f"part-{number:03d}.{kind}"
         content = _parquet(part, log, rng) if kind == "parquet" else _text(part, kind, log, rng)
