@@ -105,7 +105,7 @@ class DataSettings(Section):
     on_bad_item: Literal["fail", "drop"] = "fail"
     """Items without an id or a title, or again with another title: refuse the items file, or leave them out, counted
     and listed in `dropped`."""
-    missing_ids: tuple[str, ...] = ("nan", "null", "none", "\\N", "<NA>")
+    missing_ids: list[str] = Field(default_factory=lambda: ["nan", "null", "none", "\\N", "<NA>"])
     """Words that stand for a missing user or item id, in upper or lower case."""
     on_unknown_item: Literal["drop", "fail"] = "drop"
     """Interactions with an item that the items file lacks: leave them out, counted, or refuse the log."""

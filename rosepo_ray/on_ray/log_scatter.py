@@ -231,9 +231,11 @@ def _check(found: list[dict[str, Any]], plan: Plan) -> None:
     total, bad = sum(row["rows"] for row in found), sum(sum(row["bad"]) for row in found)
     if bad and (plan.data.on_bad_row == "fail" or not total):
         leave = " or leave them out with --data.on_bad_row drop" if total else ""
+        late = sum(row["bad"][interactions.KINDS.index("time")] for row in found)
+        times = " or the format of the times with --data.time_format" if late and not plan.data.time_format else ""
         raise BadInput(
             f"{bad} of {total + bad} rows of the log cannot be used; the first is {_place(found, 'bad', plan)}; mend "
-            f"or remove these rows, or name other columns with --data.columns.*{',' if leave else ''}{leave}"
+            f"or remove these rows, or name other columns with --data.columns.*{times}{',' if leave else ''}{leave}"
         )
     if not total:
         raise BadInput(f"{plan.files[0].path} holds no interactions; give a log with rows")

@@ -92,13 +92,8 @@ def _filled(table: pa.Table, role: str, value: str | None, json: bool) -> pa.Tab
     column = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
     if role not in table.column_names:
         return table.append_column(role, column)
-    if not json or not _whole_or_text(table[role].type):
-        return table
-    return table.set_column(table.column_names.index(role), role, pc.coalesce(table[role].cast(pa.string()), column))
-
-
-def _whole_or_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_null(kind) or pa.types.is_string(kind) or pa.types.is_integer(kind))
+    own = pc.coalesce(table[role].cast(pa.string()), column) if json else table[role]
+    return table.set_column(table.column_names.index(role), role, own)
 
 
 class _Numbers:
