@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from hypothesis import strategies as st
 
 UNKNOWN = "77"  # an item that the items file lacks
+MISSING = (None, "", "nan", "NaN", "NULL", "\\N")
 FLAWS = (None,) * 12 + ("broken", "user", "item", "time", "rating")
 NOTES = ("", "plain", 'a, "b"\tc', "two\nlines", "🎬 שלום", " NULL ")
 
@@ -45,6 +46,8 @@ class Log:
     split: str
     history: int
     candidates: int
+    quote: str
+    escape: str | None
 
     @property
     def data(self) -> dict[str, Any]:
@@ -55,6 +58,7 @@ class Log:
             "sample": "none",
             "on_bad_row": "drop",
             "columns": columns,
+            "format": {"quote": self.quote, "escape": self.escape},
             **{name: getattr(self, name) for name in names},
         }
 
@@ -85,6 +89,8 @@ def logs(draw: st.DrawFn, users: int = 5, least: int = 1, most: int = 60) -> Log
         split=draw(st.sampled_from(["auto", "time", "last_two"] if timed else ["auto", "last_two"])),
         history=draw(st.integers(1, 4)),
         candidates=draw(st.integers(2, 4)),
+        quote=draw(st.sampled_from("\"'")),
+        escape=draw(st.sampled_from([None, "\\"])),
     )
 
 
@@ -107,7 +113,9 @@ def write(log: Log, folder: Path, seed: int, files: int) -> Written:
     events = rng.sample(log.events, len(log.events)) if files > 1 else log.events
     written = Written(folder)
     for number in range(files):
-        kind = rng.choice(["csv", "tsv", "jsonl", "csv.gz", "jsonl.gz", "parquet"])
+        kind = rng.choice(["csv", "tsv", "jsonl", "csv.gz", "jsonl.gz", "json", "parquet"])
+        if kind == "json" and [event.flaw for event in events[number:]][:1] == ["broken"]:
+            kind = "jsonl"  # an array of objects is known by its first element
         part = [_possible(event, kind, log) for event in events[number::files]]
         path = folder / f"part-{number:03d}.{kind}"
         content = _parquet(part, log, rng) if kind == "parquet" else _text(part, kind, log, rng)
@@ -148,7 +156,7 @@ def _time(event: Event, log: Log) -> int | float | str:
 def _values(event: Event, log: Log) -> dict[str, Any]:
     values = {"item_id": event.item, "user_id": event.user, "timestamp": _time(event, log), "rating": event.rating}
     if event.flaw in ("user", "item"):
-        values[f"{event.flaw}_id"] = None
+        values[f"{event.flaw}_id"] = MISSING[(event.time + int(event.item)) % len(MISSING)]
     if event.flaw == "time":
         values["timestamp"] = "soon"
     if event.flaw == "rating":
@@ -159,6 +167,9 @@ def _values(event: Event, log: Log) -> dict[str, Any]:
 def _text(events: list[Event], kind: str, log: Log, rng: random.Random) -> bytes:
     ending = rng.choice(["\n", "\r\n"])
     mark = rng.choice(["", "\ufeff"])
+    if kind == "json":
+        elements = ("[1]" if event.flaw == "broken" else _json(event, log, rng) for event in events)
+        return f"{mark} [{f',{ending} '.join(elements)}]{ending}".encode()
     if kind.startswith("jsonl"):
         lines = [_json(event, log, rng) for event in events]
     else:
@@ -173,7 +184,7 @@ def _json(event: Event, log: Log, rng: random.Random) -> str:
         return rng.choice(['{"user_id": ', "[1]", "soon"])
     values = {name: _values(event, log).get(name) for name in _names(log)}
     for name in ("user_id", "item_id"):
-        if values[name] is not None and rng.random() < 0.5:
+        if values[name] is not None and values[name].isdigit() and rng.random() < 0.5:
             values[name] = int(values[name])
     values["note"] = rng.choice(NOTES)
     if log.min_rating is None and rng.random() < 0.3:  # an optional field may be missing
@@ -186,11 +197,12 @@ def _delimited(event: Event, log: Log, sign: str, rng: random.Random) -> str:
     cells = ["" if values[name] is None else str(values[name]) for name in _names(log)]
     for place, name in enumerate(_names(log)):
         if name in ("user_id", "item_id") and cells[place]:
-            cells[place] = rng.choice(["{}", " {} ", "{}.0"]).format(cells[place])
+            cells[place] = rng.choice(["{}", " {} ", *["{}.0", "{}.00"] * cells[place].isdigit()]).format(cells[place])
     if event.flaw == "broken":
         cells = rng.choice([cells[:-1], [*cells, "9"]])
     line = io.StringIO()
-    csv.writer(line, delimiter=sign, quoting=rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])).writerow(cells)
+    how: dict[str, Any] = {"quotechar": log.quote, "escapechar": log.escape, "doublequote": log.escape is None}
+    csv.writer(line, delimiter=sign, quoting=rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), **how).writerow(cells)
     return line.getvalue().removesuffix("\r\n")
 
 
@@ -207,6 +219,7 @@ def _parquet(events: list[Event], log: Log, rng: random.Random) -> bytes:
     for name in ("user_id", "item_id"):
         kind = rng.choice([pa.string(), pa.int32(), pa.float64()])
         texts = [row[name] for row in rows]
+        kind = kind if all(text is None or text.isdigit() for text in texts) else pa.string()
         found[name] = pa.array([t if t is None or pa.types.is_string(kind) else float(t) for t in texts]).cast(kind)
     sink = io.BytesIO()
     pq.write_table(pa.table({name: found[name] for name in _names(log) if name != "note"}), sink)
@@ -295,7 +308,7 @@ def expected(log: Log, written: Written) -> Expected:
 
 def _flaw(event: Event, path: str, log: Log) -> str | None:
     if event.flaw == "broken":
-        return "json" if "jsonl" in path else "fields"
+        return "json" if "json" in path else "fields"
     if event.flaw is None and log.min_rating is not None and event.rating is None:
         return "rating"
     return event.flaw

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import re
+from datetime import datetime
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -10,19 +12,60 @@ from pydantic import Field, field_validator, model_validator
 from rosepo_ray.config.section import Section
 
 
+class TextFormat(Section):
+    """How delimited text is written; Parquet and JSON have no use for it."""
+
+    separator: str | None = None
+    """What divides fields, for example `;`, `::` or `\\t`; null: by the suffix (.dat, .data and .txt say nothing)."""
+    quote: str | None = "auto"
+    """The sign around fields, or null: quotes are text. `auto`: `"`, but null in RecBole files, .dat, .data and .txt,
+    and with a separator of several signs."""
+    escape: str | None = None
+    """The sign that makes the next one plain text, for example a backslash in files of Spark and MySQL; null: none, a
+    quote inside quotes is doubled."""
+    header: bool = True
+    """Whether the first row names the columns; without it they are called 1, 2, 3, …"""
+
+    @field_validator("separator")
+    @classmethod
+    def _divides(cls, sign: str | None) -> str | None:
+        sign = "\t" if sign == "\\t" else sign
+        if sign is not None and (not sign or set(sign) & set("\r\n\x1e\x1f")):
+            raise ValueError("the separator must be one sign or more without a line break; give one such as ';'")
+        return sign
+
+    @model_validator(mode="after")
+    def _single_signs(self) -> TextFormat:
+        for name, sign in (("quote", self.quote), ("escape", self.escape)):
+            if sign is not None and sign != "auto" and (len(sign) != 1 or not sign.isascii() or sign.isspace()):
+                raise ValueError(f"{name} must be one ASCII sign or null, not '{sign}'")
+        signs = [sign for sign in (self.separator, self.quote, self.escape) if sign is not None]
+        if len(set(signs)) < len(signs):
+            raise ValueError("separator, quote and escape must be three different signs")
+        return self
+
+
 class Columns(Section):
-    """Names of the columns in the user's files."""
+    """Names of the columns in the user's files; positions from 1 in a file without a header."""
 
     user: str = "user_id"
     """Column with the user's id."""
     item: str = "item_id"
     """Column with the item's id, in both files."""
+    catalogue_item: str | None = None
+    """Column with the item's id in the items file; null: called as in the log."""
     time: str | None = "timestamp"
-    """Column with the time (integer, any unit) or null: then the order of the file counts."""
+    """Column with the time (a number of any clock or a date) or null: then the order of the file counts."""
     rating: str | None = "rating"
     """Column with the rating; may be absent unless data.min_rating is set."""
     title: str = "title"
     """Column with the item's title, in the items file."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _positions(cls, name: object) -> object:
+        """In YAML a position is a number."""
+        return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
     @model_validator(mode="after")
     def _distinct(self) -> Columns:
@@ -43,15 +86,27 @@ class DataSettings(Section):
     sample: Literal["movielens-100k", "none"] = "movielens-100k"
     """A public sample fetched through pip, or `none` with your own files."""
     interactions: str | None = None
-    """Interaction log: a file, a folder or a glob of Parquet, CSV, TSV, JSONL or RecBole .inter files."""
+    """Interaction log: a file, a folder or a glob of Parquet, CSV, TSV, .dat, JSON or RecBole .inter files."""
     items: str | None = None
-    """Items with their titles: Parquet, CSV, TSV, JSONL or RecBole .item files."""
+    """Items with their titles: Parquet, CSV, TSV, .dat, JSON or RecBole .item files."""
     columns: Columns = Columns()
+    format: TextFormat = TextFormat()
+    """How the delimited text of the log is written."""
+    items_format: TextFormat = TextFormat()
+    """How the delimited text of the items is written."""
+    time_format: str | None = None
+    """How times are written, in the signs of Python's strptime, for example `%m/%d/%Y %I:%M:%S %p`; UTC where they hold
+    no zone. null: numbers of any clock, or ISO 8601 dates."""
     encoding: str = "utf-8"
     """Encoding of the text files (log and items), for example latin-1."""
     on_bad_row: Literal["fail", "drop"] = "fail"
     """Rows of the log that cannot be read: refuse the log, or leave them out, counted and listed in the table
     `dropped`."""
+    on_bad_item: Literal["fail", "drop"] = "fail"
+    """Items without an id or a title, or again with another title: refuse the items file, or leave them out, counted
+    and listed in `dropped`."""
+    missing_ids: list[str] = Field(default_factory=lambda: ["nan", "null", "none", "\\N", "<NA>"])
+    """Words that stand for a missing user or item id, in upper or lower case."""
     on_unknown_item: Literal["drop", "fail"] = "drop"
     """Interactions with an item that the items file lacks: leave them out, counted, or refuse the log."""
     min_rating: float | None = None
@@ -77,6 +132,19 @@ class DataSettings(Section):
             raise ValueError(
                 f"'{name}' is no text encoding that Python knows; give one such as latin-1 or cp1252"
             ) from error
+
+    @field_validator("time_format")
+    @classmethod
+    def _orders_times(cls, text: str | None) -> str | None:
+        moment = datetime(2019, 11, 15, 21, 36, 28)
+        try:
+            if text is not None and datetime.strptime(moment.strftime(text), text).year == moment.year:
+                return text
+        except (ValueError, re.error):
+            pass
+        if text is not None:
+            raise ValueError(f"'{text}' is no format of a date with a year; give one such as '%m/%d/%Y %I:%M:%S %p'")
+        return text
 
     @model_validator(mode="after")
     def _ratings_known(self) -> DataSettings:

@@ -9,13 +9,14 @@ import pyarrow as pa
 import ray
 
 from rosepo_ray import storage
-from rosepo_ray.config.data import Columns, DataSettings
+from rosepo_ray.config.data import Columns, DataSettings, TextFormat
 from rosepo_ray.data import samples
 from rosepo_ray.data.reading.files import UTF8, SourceFile, locate
 from rosepo_ray.errors import BadInput
 
 PARTITION_BYTES = 16 << 20
 """Uncompressed text per partition: what one task holds, a few times over."""
+_OF_OWN_FILES = ("encoding", "columns", "format", "items_format", "time_format")
 _PACKED = 4  # compressed text and Parquet hold about so many times their size
 
 
@@ -54,24 +55,25 @@ def find_source(data: DataSettings, work: str) -> Source:
     if data.sample == "none":
         assert data.interactions is not None  # the settings have checked both
         assert data.items is not None
-        log = locate(data.interactions, "interactions", data.encoding)
-        items = locate(data.items, "items", data.encoding)
+        log = locate(data.interactions, "interactions", data.encoding, data.format)
+        items = locate(data.items, "items", data.encoding, data.items_format)
+        if data.time_format is not None and data.columns.time is None:
+            raise BadInput("data.time_format has no effect, since data.columns.time is null; leave one of them out")
         if data.encoding != UTF8 and all(file.format == "parquet" for file in (*log, *items)):
             raise BadInput(
                 f"data.encoding {data.encoding} has no effect, since log and items are Parquet, whose text is always "
                 "UTF-8; leave it out"
             )
+        for name, text, files in (("format", data.format, log), ("items_format", data.items_format, items)):
+            if text != TextFormat() and all(file.format in ("parquet", "jsonl") for file in files):
+                raise BadInput(f"data.{name} has no effect, since {files[0].path} is no delimited text; leave it out")
         return Source(log, items, data.columns)
-    if data.encoding != UTF8:
-        raise BadInput(
-            f"data.encoding has no effect with data.sample {data.sample}, whose encoding is known; leave it out, or "
-            "add --data.sample none for your own files"
-        )
-    if data.columns != Columns():
-        raise BadInput(
-            f"data.columns has no effect with data.sample {data.sample}, whose columns are known; "
-            "leave it out, or add --data.sample none for your own files"
-        )
+    for name in _OF_OWN_FILES:
+        if getattr(data, name) != DataSettings.model_fields[name].default:
+            raise BadInput(
+                f"data.{name} has no effect with data.sample {data.sample}, whose files are known; leave it out or add "
+                "--data.sample none for your own files"
+            )
     found = {}
     for role, path in samples.fetch(data.sample).items():
         # The cache lies on this machine; the tasks may run on others, which see the run directory alone.

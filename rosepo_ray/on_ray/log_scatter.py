@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,12 +18,14 @@ import ray.data
 
 from rosepo_ray import storage
 from rosepo_ray.data.protocol import user_log
-from rosepo_ray.data.reading import interactions, parse_columns, readers
+from rosepo_ray.data.reading import clocks, interactions, parse_columns, readers
 from rosepo_ray.data.reading.files import SourceFile
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import data_context
 from rosepo_ray.on_ray.log_plan import Plan, weight
 from rosepo_ray.storage import tables
+
+LOGGER = logging.getLogger(__name__)
 
 UNIT_BYTES = 32 << 20
 """Small files are read together up to this size."""
@@ -75,6 +78,8 @@ _SUMMARY = pa.schema(
         ("numbers", pa.bool_()),
         ("fractions", pa.bool_()),
         ("dates", pa.bool_()),
+        ("times", pa.list_(pa.int64())),  # the first and the last
+        ("clocks", pa.list_(pa.list_(pa.float64()))),
         ("bad", pa.list_(pa.int64())),  # by kind
         ("first", pa.struct([(name, _FIRST) for name in _GROUPS])),
     ]
@@ -93,7 +98,11 @@ def _read(batch: pa.Table, plan: Plan, units: list[list[int]]) -> Iterator[pa.Ta
                 for found in readers.read(plan.files[index], wanted):
                     with readers.explained(plan.files[index]):
                         rows = interactions.normalise(
-                            found, timed=plan.timed, rating_needed=plan.data.min_rating is not None
+                            found,
+                            timed=plan.timed,
+                            rating_needed=plan.data.min_rating is not None,
+                            missing=plan.data.missing_ids,
+                            time_format=plan.data.time_format,
                         )
                     yield _block(rows, index, catalogue, plan.data.on_unknown_item == "fail")
             except BadInput as error:
@@ -148,7 +157,8 @@ def _write_rows(block: pa.Table, plan: Plan) -> pa.Table:
         arranged = known.select(user_log.ROWS.names).take(pa.array(np.argsort(places, kind="stable")))
         bounds = np.concatenate([[0], np.cumsum(np.bincount(places, minlength=plan.partitions))])
         _write(plan, name, arranged, bounds)
-    kinds = np.unique(good["time_kind"].to_numpy())
+    times, written = good["timestamp"].to_numpy(), good["time_kind"].to_numpy()
+    kinds = np.unique(written)
     summary = {
         "name": name,
         "files": pc.unique(good["file"]).to_pylist(),
@@ -157,6 +167,8 @@ def _write_rows(block: pa.Table, plan: Plan) -> pa.Table:
         "numbers": bool(np.isin(kinds, [parse_columns.INTEGER, parse_columns.FRACTION]).any()),
         "fractions": parse_columns.FRACTION in kinds,
         "dates": parse_columns.DATE in kinds,
+        "times": [times.min(), times.max()] if len(times) else [],
+        "clocks": clocks.spans(times, written),
         "bad": np.bincount(wrong["kind"].to_numpy(), minlength=len(interactions.KINDS))[
             : len(interactions.KINDS)
         ].tolist(),
@@ -221,9 +233,11 @@ def _check(found: list[dict[str, Any]], plan: Plan) -> None:
     total, bad = sum(row["rows"] for row in found), sum(sum(row["bad"]) for row in found)
     if bad and (plan.data.on_bad_row == "fail" or not total):
         leave = " or leave them out with --data.on_bad_row drop" if total else ""
+        late = sum(row["bad"][interactions.KINDS.index("time")] for row in found)
+        times = " or the format of the times with --data.time_format" if late and not plan.data.time_format else ""
         raise BadInput(
             f"{bad} of {total + bad} rows of the log cannot be used; the first is {_place(found, 'bad', plan)}; mend "
-            f"or remove these rows, or name other columns with --data.columns.*{',' if leave else ''}{leave}"
+            f"or remove these rows, or name other columns with --data.columns.*{times}{',' if leave else ''}{leave}"
         )
     if not total:
         raise BadInput(f"{plan.files[0].path} holds no interactions; give a log with rows")
@@ -246,6 +260,17 @@ def _check(found: list[dict[str, Any]], plan: Plan) -> None:
     if any(row["dates"] for row in found) and any(row["numbers"] for row in found):
         raise BadInput(
             "some times of the log are numbers and others dates, which have no common order; use one of them"
+        )
+    if plan.timed and (two := clocks.two_clocks(row["clocks"] for row in found)):
+        raise BadInput(
+            f"some times of the log are {two[0]} and others {two[1]}, which have no common order; use one of them"
+        )
+    ends = [time for row in found for time in row["times"]]
+    if plan.timed and total > 1 and min(ends) == max(ends):
+        LOGGER.warning(
+            "all %d interactions have the same time, so neither histories nor the split by time follow an order; name "
+            "another column with --data.columns.time, or set it to null where the rows of the file are in order",
+            total,
         )
 
 

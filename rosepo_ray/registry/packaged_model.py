@@ -32,7 +32,7 @@ class Recommender(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         base = context.artifacts.get("base")
         self.policy = store.load(Path(context.artifacts["policy"]), base=base)
-        table = pq.read_table(context.artifacts["items"], columns=["item_id", "title"])
+        table = pq.read_table(context.artifacts["items"], columns=["item_id", "title"], partitioning=None)
         self.titles = dict(zip(table["item_id"].to_pylist(), table["title"].to_pylist(), strict=True))
         self.item_ids = list(self.titles)
         self.trie = TitleTrie.build(self.policy.prompter, list(self.titles.values()), self.item_ids)

@@ -39,7 +39,7 @@ class DataResult:
 
 @stage(rewrites=True)
 def data(inputs: Inputs, out: str, *, data: DataSettings) -> DataResult:
-    """Read logs and items into `items`, `sequences`, `taken` and `examples`, and `dropped` where rows were left out.
+    """Read logs and items into `items`, `sequences`, `taken`, `examples`, and `dropped` where something was left out.
 
     The rows of the log are counts.interactions + the sum of counts.dropped; of the interactions each is unknown, a
     duplicate, filtered or kept.
@@ -66,7 +66,15 @@ def _clear(out: str) -> None:
 def _run(data: DataSettings, out: str) -> DataResult:
     source = log_plan.find_source(data, storage.join(out, _WORK))
     by_time = log_plan.splits_by_time(data, source)
-    item_table = items.read_items(source.items, source.columns, genres=source.genres, separator=source.separator)
+    found = items.read_items(
+        source.items,
+        source.columns,
+        genres=source.genres,
+        separator=source.separator,
+        on_bad_item=data.on_bad_item,
+        missing=data.missing_ids,
+    )
+    item_table = found.items
     if item_table.num_rows < data.candidates:
         raise BadInput(
             f"the items file has {item_table.num_rows} items, too few for candidate sets of {data.candidates}; "
@@ -94,6 +102,8 @@ def _run(data: DataSettings, out: str) -> DataResult:
         "kept": kept,
         "users": sum(part["users"] for part in ordered),
         "items": item_table.num_rows,
+        "dropped_items": found.counts,
+        "repeated_items": found.repeated,
     }
     if not any(part["repeated"] for part in ordered):
         raise BadInput(
@@ -114,6 +124,8 @@ def _run(data: DataSettings, out: str) -> DataResult:
             f"the {missing[0]} split has no example ({_summary(counts, data)}); give a longer log"
             + (" or set --data.split last_two" if by_time else "")
         )
+    if found.dropped.num_rows:
+        tables.write_part(out, "dropped", "items", found.dropped)
     column = pa.array(popularity)
     tables.write_part(out, "items", 0, item_table.set_column(3, "popularity", column))
     how = "time" if by_time else "last_two"

@@ -27,8 +27,8 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("popularity", pa.int64()),  # interactions in the training split
         ]
     ),
-    # Rows of the log that could not be used (data.on_bad_row drop). `row` counts the data rows of the file from 1: the
-    # header and blank lines do not count, and a line break inside quotes ends no row.
+    # Rows of log and items that could not be used (data.on_bad_row, data.on_bad_item drop). `row` counts the data rows
+    # of the file from 1: the header and blank lines do not count, and a line break inside quotes ends no row.
     "dropped": pa.schema([("file", pa.string()), ("row", pa.int64()), ("reason", pa.string())]),
     # What a user took in the training split (after the rating filter), oldest first.
     "sequences": pa.schema([("user_id", pa.string()), ("items", _STRINGS)]),

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rosepo_ray import storage
 from rosepo_ray.data.protocol import user_log
 from rosepo_ray.data.reading.interactions import KINDS
+from rosepo_ray.data.reading.items import KINDS as ITEM_KINDS
 from rosepo_ray.errors import BadInput
 from rosepo_ray.run.sources import build
 from rosepo_ray.stages import data
@@ -25,6 +26,7 @@ from tests.random_logs import expected, logs, write
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 NONE_DROPPED = dict.fromkeys(KINDS, 0)
+NO_ITEMS_DROPPED = {"dropped_items": dict.fromkeys(ITEM_KINDS, 0), "repeated_items": 0}
 
 
 def run(out, **values):
@@ -202,7 +204,7 @@ def test_titles_and_rare_users_and_items(tmp_path):
         "interactions": write_csv(tmp_path / "log.csv", ("user_id", "item_id", "timestamp"), rows),
         "items": write_csv(tmp_path / "items.csv", ("item_id", "title"), list(enumerate(titles))),
     }
-    info = run(tmp_path / "out", **found, candidates=2)
+    info = run(tmp_path / "out", **found, candidates=2, missing_ids=[])
     assert info["counts"] | {"examples": None} == {
         "dropped": NONE_DROPPED,
         "interactions": 40,
@@ -212,6 +214,7 @@ def test_titles_and_rare_users_and_items(tmp_path):
         "kept": 35,
         "users": 6,
         "items": 9,
+        **NO_ITEMS_DROPPED,
         "examples": None,
     }
     items = read(tmp_path / "out", "items")
@@ -296,7 +299,7 @@ DAMAGED = {
     "open quote": (
         "log.csv",
         HEADER.encode() + b'1,1,1\n1,2,"3\n1,4,5\n',
-        r"log\.csv opens a quote that is never closed",
+        r"1 of 3 rows .* data row 2 of .*log\.csv, which opens a quote that is never closed",
     ),
     "nested": (
         "log.jsonl",
@@ -325,13 +328,13 @@ def test_damaged_logs(tmp_path, name):
 
 
 ITEMS = {
-    "untitled": ("item_id,title\n1,A\n2,\n", r"1 of 2 items in .*items\.csv have no title, the first is '2'"),
+    "untitled": ("item_id,title\n1,A\n2,\n", r"1 of 2 items .* data row 2 of .*items\.csv, which has no title"),
     "doubled": (
         "item_id,title\n1,A\n1.0,B\n2,C\n",
-        r"1 item ids come more than once in .*items\.csv, the first is '1'",
+        r"1 of 3 items .* data row 2 of .*items\.csv, which calls item '1' 'B', which was 'A'",
     ),
     "column": ("item_id,name\n1,A\n", r"items\.csv has no column 'title', it has item_id, name"),
-    "fields": ("item_id,title\n1,A, The\n", r"data row 1 of .*items\.csv has 3 fields"),
+    "fields": ("item_id,title\n1,A, The\n", r"data row 1 of .*items\.csv, which has 3 fields"),
     "empty": ("item_id,title\n", r"items\.csv holds no items"),
     "few": ("item_id,title\n1,A\n2,B\n", r"the items file has 2 items, too few for candidate sets of 3"),
 }
@@ -403,6 +406,83 @@ def test_files_without_rows_leave_a_log_one_file(tmp_path, neighbour):
         assert (two["dataset"], two["protocol"]) == (one["dataset"], one["protocol"])
 
 
+def test_files_without_a_header_and_a_time_format(tmp_path):
+    """MovieLens' `::`, positions instead of names, and times as Americans write them: the same tables."""
+    begin = datetime(2019, 11, 15, 21, 36, 28, tzinfo=UTC)
+    rows = [(u, i, begin + timedelta(hours=t)) for t, (u, i) in enumerate(walks())]
+    named = [(u, i, when.isoformat()) for u, i, when in rows]
+    plain = write_csv(tmp_path / "log.csv", ("user_id", "item_id", "timestamp"), named)
+    one = run(tmp_path / "one", interactions=plain, items=item_file(tmp_path / "items.csv"))
+    (tmp_path / "log.dat").write_text("".join(f"{u}::{i}::{when:%m/%d/%Y %I:%M:%S %p}\n" for u, i, when in rows))
+    (tmp_path / "items.dat").write_text("".join(f"{i}|Title {i}\n" for i in range(24)))
+    two = run(
+        tmp_path / "two",
+        interactions=str(tmp_path / "log.dat"),
+        items=str(tmp_path / "items.dat"),
+        columns={"user": 1, "item": 2, "time": 3, "catalogue_item": 1, "title": 2},
+        format={"separator": "::", "header": False},
+        items_format={"separator": "|", "header": False},
+        time_format="%m/%d/%Y %I:%M:%S %p",
+    )
+    assert two == one
+
+
+def test_days_in_folders(tmp_path):
+    rows = [(u, i, f"2020-01-{1 + t // 4:02d}") for t, (u, i) in enumerate(walks())]
+    header = ("user_id", "item_id", "day")
+    for day in {row[2] for row in rows}:
+        folder = tmp_path / "user_id=9" / "log" / f"day={day}"
+        write_csv(folder / "a.csv", header[:2], [row[:2] for row in rows if row[2] == day])
+    found = {"items": item_file(tmp_path / "items.csv"), "columns": {"time": "day"}}
+    many = run(tmp_path / "many", **found, interactions=str(tmp_path / "user_id=9" / "log"))
+    half = len(rows) // 2
+    for number, part in enumerate((rows[:half], rows[half:])):
+        write_csv(tmp_path / "two" / f"{number}.csv", header, part)
+    assert run(tmp_path / "out", **found, interactions=str(tmp_path / "two")) == many
+
+
+def test_bad_items_are_dropped_counted_and_listed(tmp_path):
+    rows = [(u, i, t) for t, (u, i) in enumerate(walks())]
+    items = [(i, "" if i == 5 else f"Title {i}") for i in range(24)] + [(7, "Title 7"), (8, "Another")]
+    found = {
+        "interactions": write_csv(tmp_path / "log.csv", ("user_id", "item_id", "timestamp"), rows),
+        "items": write_csv(tmp_path / "items.csv", ("item_id", "title"), items),
+    }
+    info = run(tmp_path / "out", **found, on_bad_item="drop")
+    assert info["counts"]["dropped_items"] == {"fields": 0, "json": 0, "item": 0, "title": 1, "twice": 1}
+    assert (info["counts"]["items"], info["counts"]["repeated_items"]) == (23, 1)
+    assert info["counts"]["unknown_items"] == sum(i == 5 for _, i, _ in rows)
+    assert [(row["row"], row["reason"]) for row in read(tmp_path / "out", "dropped")] == [
+        (6, "has no title (item '5')"),
+        (26, "calls item '8' 'Another', which was 'Title 8'"),
+    ]
+
+
+def test_two_clocks_and_one_time_for_all(tmp_path, caplog):
+    rows = [(u, i, 1_600_000_000 + t) for t, (u, i) in enumerate(walks())]
+    header, items = ("user_id", "item_id", "timestamp"), item_file(tmp_path / "items.csv")
+    mixed = [(u, i, t * 1000 if u % 2 else t) for u, i, t in rows]
+    path = write_csv(tmp_path / "mixed.csv", header, mixed)
+    with pytest.raises(BadInput, match=r"are seconds \(such as 16\d{8}\) and others milliseconds \(such as 16\d{11}\)"):
+        run(tmp_path / "out", interactions=path, items=items)
+    assert left(tmp_path / "out") == []
+    path = write_csv(tmp_path / "zero.csv", header, [(u, i, 0) for u, i, _ in rows])
+    with caplog.at_level("WARNING", logger="rosepo_ray"):
+        run(tmp_path / "out", interactions=path, items=items)
+    assert "all 64 interactions have the same time" in caplog.text
+
+
+def test_a_format_without_effect(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"user_id": 1, "item_id": 1, "timestamp": 1}\n')
+    found = {"interactions": str(tmp_path / "log.jsonl"), "items": item_file(tmp_path / "items.csv")}
+    for name, value in (("format", {"separator": ";"}), ("time_format", "%Y")):
+        more = {"columns": {"time": None}} if name == "time_format" else {}
+        with pytest.raises(BadInput, match=rf"data\.{name} has no effect"):
+            run(tmp_path / "out", **found, **more, **{name: value})
+        with pytest.raises(BadInput, match=rf"data\.{name} has no effect with data\.sample"):
+            data.run(build({"data": {name: value}}), {}, str(tmp_path / "out"))
+
+
 def test_no_order_across_files_without_a_time(tmp_path):
     for name in ("a", "b"):
         write_csv(tmp_path / "log" / f"{name}.csv", ("user_id", "item_id"), walks())
@@ -429,7 +509,10 @@ def test_random_logs(tmp_path_factory, case, seed, files):
     assume(all(len(case.items) - len(taken) >= case.candidates - 1 for taken in want.whole.values()))
     uri = next(iter(written.files)) if len(written.files) == 1 else str(written.folder)
     items = write_csv(folder / "items.csv", ("item_id", "title"), [(item, f"Title {item}") for item in case.items])
-    info = run(folder / "out", **{**case.data, "interactions": uri, "items": items})
+    values = {**case.data, "interactions": uri, "items": items}
+    if not any(path.removesuffix(".gz").endswith("sv") for path in written.files):
+        del values["format"]  # without effect there
+    info = run(folder / "out", **values)
     assert {name: info["counts"][name] for name in want.counts} == want.counts
     assert info["counts"]["dropped"] == want.kinds
     assert {(row["file"], row["row"]) for row in read(folder / "out", "dropped")} == want.dropped

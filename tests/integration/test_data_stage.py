@@ -12,6 +12,7 @@ import pytest
 from rosepo_ray import storage
 from rosepo_ray.data import samples
 from rosepo_ray.data.reading.interactions import KINDS
+from rosepo_ray.data.reading.items import KINDS as ITEM_KINDS
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import log_plan, log_scatter
 from rosepo_ray.run.sources import build
@@ -20,6 +21,7 @@ from rosepo_ray.storage import schemas, tables
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+NO_ITEMS_DROPPED = {"dropped_items": dict.fromkeys(ITEM_KINDS, 0), "repeated_items": 0}
 NAMES = ("items", "sequences", "taken", "examples")
 
 
@@ -76,6 +78,7 @@ def test_movielens(ray_cluster, tmp_path):
         "kept": 55_375,
         "users": 943,
         "items": 1_682,
+        **NO_ITEMS_DROPPED,
         "examples": {"train": 43_547, "validation": 5_425, "test": 5_461},
     }
     assert info["split"] == "time"
@@ -193,6 +196,7 @@ def test_columns_by_name_unknown_items_duplicates_and_dates(tmp_path):
         "kept": 30,
         "users": 3,
         "items": 20,
+        **NO_ITEMS_DROPPED,
         "examples": {"train": 21, "validation": 3, "test": 3},
     }
     assert content(tmp_path / "out")["items"][2]["title"] == "Movie, 10"

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import pyarrow as pa
 from fsspec.implementations.arrow import ArrowFSWrapper
 from pyarrow import fs
 
 from rosepo_ray import storage
+from rosepo_ray.config.data import TextFormat
 from rosepo_ray.errors import BadInput
 
-Format = Literal["parquet", "csv", "tsv", "jsonl", "recbole"]
+Format = Literal["parquet", "csv", "tsv", "text", "jsonl", "recbole"]
 Role = Literal["interactions", "items"]
 UTF8 = "utf-8"
 
@@ -22,12 +24,24 @@ _FORMATS: dict[str, Format] = {
     ".pq": "parquet",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".dat": "text",
+    ".data": "text",
+    ".txt": "text",
+    ".json": "jsonl",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".inter": "recbole",
     ".item": "recbole",
 }
-_KNOWN = "Parquet (.parquet), .csv, .tsv, .jsonl (each text format also .gz) or RecBole .inter/.item"
+_KNOWN = "Parquet (.parquet), .csv, .tsv, .dat, .txt, .json, .jsonl (each also .gz) or RecBole .inter/.item"
+_GZIP = b"\x1f\x8b"
+_OTHER_CONTENT = {
+    b"PAR1": "Parquet; give it the suffix .parquet",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"BZh": "packed with bzip2; unpack it",
+    b"\xfd7zXZ": "packed with xz; unpack it",
+    b"\x28\xb5\x2f\xfd": "packed with Zstandard; unpack it",
+}
 _OTHER_ROLE = {"interactions": ".item", "items": ".inter"}  # a RecBole folder holds both files
 
 
@@ -35,7 +49,8 @@ _OTHER_ROLE = {"interactions": ".item", "items": ".inter"}  # a RecBole folder h
 class SourceFile:
     """One input file: `root` opens the file system, `path` is the path inside it, `size` in bytes.
 
-    `encoding` is that of text: a name that Python knows. Parquet has none of its own.
+    `encoding` is that of text: a name that Python knows. Parquet has none of its own. `folders` are the columns that
+    folders below the URI name, such as `dt=2020-01-01`; anything else in a path means nothing.
     """
 
     root: str
@@ -43,15 +58,30 @@ class SourceFile:
     size: int
     format: Format
     encoding: str = UTF8
+    role: Role = "interactions"
+    text: TextFormat = field(default_factory=TextFormat)
+    folders: tuple[tuple[str, str | None], ...] = ()
+
+    @property
+    def format_option(self) -> str:
+        """The section that says how the text is written."""
+        return "--data.format" if self.role == "interactions" else "--data.items_format"
 
     def open_file(self) -> Any:
         """Random access, for Parquet."""
         return storage.filesystem(self.root)[0].open_input_file(self.path)
 
     def open_stream(self) -> Any:
-        """Sequential access to UTF-8 text; .gz is decompressed and another encoding transcoded on the way."""
-        packed = "gzip" if self.path.lower().endswith(".gz") else None
-        stream = storage.filesystem(self.root)[0].open_input_stream(self.path, compression=packed)
+        """Sequential access to UTF-8 text; gzip (whatever it is called) is decompressed and another encoding transcoded
+        on the way. Raises BadInput for what is plainly no text."""
+        system = storage.filesystem(self.root)[0]
+        with system.open_input_stream(self.path, compression=None) as stream:
+            start = stream.read(8)
+        for mark, what in _OTHER_CONTENT.items():
+            if start.startswith(mark):
+                raise BadInput(f"{self.path} is by its content {what}")
+        packed = "gzip" if start.startswith(_GZIP) else None
+        stream = system.open_input_stream(self.path, compression=packed)
         return stream if self.encoding == UTF8 else pa.transcoding_input_stream(stream, self.encoding, UTF8)
 
 
@@ -100,8 +130,16 @@ def _listed(uri: str) -> tuple[list[tuple[str, int]], str, bool]:
     return [(path, int(info.size or 0))], uri, True
 
 
-def locate(uri: str, role: Role, encoding: str = UTF8) -> list[SourceFile]:
-    """The input files behind `uri`, sorted by path; files of zero bytes are left out. `encoding` is that of text.
+def _folders(path: str, base: str) -> tuple[tuple[str, str | None], ...]:
+    """Columns that the folders of `path` below `base` name, as Hive and Spark write them."""
+    below = path[len(base.rstrip("/")) + 1 :].split("/")[:-1]
+    pairs = [part.split("=", 1) for part in below if "=" in part]
+    return tuple((unquote(n), None if v == "__HIVE_DEFAULT_PARTITION__" else unquote(v)) for n, v in pairs)
+
+
+def locate(uri: str, role: Role, encoding: str = UTF8, text: TextFormat | None = None) -> list[SourceFile]:
+    """The input files behind `uri`, sorted by path; files of zero bytes are left out. `encoding` and `text` say how
+    text is written.
 
     Raises BadInput where there is no file, no file of a known format, or nothing but empty files.
     """
@@ -115,8 +153,14 @@ def locate(uri: str, role: Role, encoding: str = UTF8) -> list[SourceFile]:
     known = [(path, size, format_of(path)) for path, size in sorted(found)]
     if not single:
         known = [entry for entry in known if not _without_gz(entry[0]).endswith(_OTHER_ROLE[role])]
+        if ".txt" not in uri.lower():  # in a folder they are notes, unless they were asked for
+            known = [entry for entry in known if not _without_gz(entry[0]).endswith(".txt")]
+    text = text or TextFormat()
+    base = storage.filesystem(root)[1]
     files = [
-        SourceFile(root, path, size, kind, encoding) for path, size, kind in known if kind is not None and size > 0
+        SourceFile(root, path, size, kind, encoding, role, text, () if single else _folders(path, base))
+        for path, size, kind in known
+        if kind is not None and size > 0
     ]
     if not files:
         if any(kind is not None for _, _, kind in known):

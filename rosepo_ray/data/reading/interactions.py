@@ -47,22 +47,28 @@ def wanted(columns: Columns, min_rating: float | None) -> list[Wanted]:
     return found
 
 
-def normalise(batch: Batch, *, timed: bool, rating_needed: bool) -> LogRows:
+def normalise(
+    batch: Batch, *, timed: bool, rating_needed: bool, missing: Sequence[str] = (), time_format: str | None = None
+) -> LogRows:
     """`batch` with the roles user, item, time, rating as `interactions` (`row` is the data row in the file).
 
     Without a time column (`timed` false) the row number is the time. An empty rating is null unless `rating_needed`.
+    `missing` are words that stand for no id, `time_format` says how times are written.
     """
     table, size, rows = batch.table, batch.table.num_rows, batch.rows
-    users = parse_columns.ids(table.column("user"), batch.untyped)
-    items = parse_columns.ids(table.column("item"), batch.untyped)
+    users = parse_columns.ids(table.column("user"), batch.untyped, missing)
+    items = parse_columns.ids(table.column("item"), batch.untyped, missing)
     problems: list[_Problem] = []
     for role, ids in (("user", users), ("item", items)):
         what = f"has no {role} id that can be told apart from others, since floats do not hold so large ones exactly"
         problems.append((parse_columns.inexact(table.column(role)), role, what, table.column(role)))
         problems.append((_null(ids), role, f"has no {role} id", table.column(role)))
     if timed:
-        times, kinds = parse_columns.times(table.column("time"))
+        times, kinds = parse_columns.times(table.column("time"), time_format)
+        what = "has a time that cannot be told apart from others, since floats of few bits do not hold so large ones"
+        problems.append((parse_columns.inexact_times(table.column("time")), "time", what, table.column("time")))
         what = "has a time that is neither a number nor an ISO 8601 date"
+        what = f"has a time that does not follow data.time_format {time_format}" if time_format else what
         problems.append((_null(times), "time", what, table.column("time")))
     else:
         times, kinds = pa.array(rows), np.full(size, parse_columns.INTEGER, np.uint8)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ import pyarrow.json
 
 _EXACT = 2**53
 """From here on floats do not hold every whole number."""
+
+_PYTHON = re.compile(r"\s*\{\s*u?'")
 
 Wrong = tuple[int, str]
 """The number of a line in its block, blank lines not counted, and what is wrong with it."""
@@ -86,6 +89,8 @@ def _record(line: str, names: Sequence[str], text: Sequence[str]) -> dict[str, A
         record = json.loads(line)
     except (json.JSONDecodeError, RecursionError) as error:
         said = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        if _PYTHON.match(line):
+            return f"is a Python dictionary, not JSON ({line.strip()[:60]!r}); write it with json.dumps"
         return f"is not JSON: {said} ({line.strip()[:60]!r})"
     if not isinstance(record, dict):
         return f"is no JSON object ({line.strip()[:60]!r})"

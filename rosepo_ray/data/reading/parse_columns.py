@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
@@ -22,8 +23,9 @@ def flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
 
-def ids(column: pa.ChunkedArray | pa.Array, untyped: bool) -> pa.Array:
-    """Ids as strings [N]; whole numbers without ".0"; null where there is no id, or one that is `inexact`.
+def ids(column: pa.ChunkedArray | pa.Array, untyped: bool, missing: Sequence[str] = ()) -> pa.Array:
+    """Ids as strings [N]; whole numbers without ".0"; null where there is no id, one of the words `missing` (in upper
+    or lower case), or one that is `inexact`.
 
     Tools that once met a missing value write integers as 12.0; in text files, which have no types, that ending is
     therefore cut as well.
@@ -37,9 +39,10 @@ def ids(column: pa.ChunkedArray | pa.Array, untyped: bool) -> pa.Array:
         digits = pc.cast(pc.if_else(whole, array, None), pa.int64(), safe=False)
         return pc.coalesce(pc.cast(digits, pa.string()), pc.cast(array, pa.string()))
     text = pc.utf8_trim_whitespace(pc.cast(array, pa.string()))
-    if untyped and pc.any(pc.ends_with(text, ".0")).as_py():
-        text = pc.replace_substring_regex(text, r"^(-?\d+)\.0$", r"\1")
-    return pc.if_else(pc.equal(text, ""), None, text)
+    if (untyped or pa.types.is_decimal(array.type)) and pc.any(pc.match_substring(text, ".0")).as_py():
+        text = pc.replace_substring_regex(text, r"^(-?\d+)\.0+$", r"\1")
+    words = pa.array(["", *(word.lower() for word in missing)], text.type)
+    return pc.if_else(pc.is_in(pc.utf8_lower(text), value_set=words), None, text)
 
 
 def inexact(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
@@ -77,18 +80,27 @@ def numbers(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 def _float(text: str | None) -> float | None:
     try:
-        return float(text) if text is not None else None
+        return float(text) if text is not None and "_" not in text else None
     except ValueError:
         return None
 
 
-def times(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, np.ndarray]:
+def inexact_times(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Mask [N] of the times that lost their order: floats of fewer than 64 bits, too large to be told apart."""
+    kind = column.type
+    return inexact(column) if pa.types.is_floating(kind) and kind.bit_width < 64 else np.zeros(len(column), bool)
+
+
+def times(column: pa.ChunkedArray | pa.Array, written: str | None = None) -> tuple[pa.Array, np.ndarray]:
     """Times as int64 [N] (null where missing or unreadable) and how each was written, uint8 [N].
 
-    INTEGER keeps a whole number; FRACTION is a number with decimals times FRACTION_SCALE; DATE is microseconds since
-    1970 (ISO 8601; without a zone it counts as UTC). Each value is judged by itself.
+    With the format `written` (of strptime) every time is a DATE and must follow it. Without, INTEGER keeps a whole
+    number; FRACTION is a number with decimals times FRACTION_SCALE; DATE is microseconds since 1970 (ISO 8601; without
+    a zone it counts as UTC). Each value is judged by itself.
     """
     array = flat(column)
+    if written is not None:
+        return _written_times(array, written), _all(array, DATE)
     if pa.types.is_integer(array.type):
         return pc.cast(array, pa.int64(), safe=False), _all(array, INTEGER)
     if pa.types.is_temporal(array.type):
@@ -99,9 +111,11 @@ def times(column: pa.ChunkedArray | pa.Array) -> tuple[pa.Array, np.ndarray]:
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         text = pc.utf8_trim_whitespace(pc.cast(array, pa.string()))
         try:
-            return pc.cast(text, pa.int64()), _all(array, INTEGER)
+            if not pc.any(pc.match_substring_regex(text, "[xX]")).as_py():  # Arrow would read hexadecimal numbers
+                return pc.cast(text, pa.int64()), _all(array, INTEGER)
         except pa.ArrowInvalid:
-            return _text_times(text)
+            pass
+        return _text_times(text)
     values, _ = numbers(array)
     return _number_times(values)
 
@@ -133,7 +147,8 @@ def _text_times(text: pa.Array) -> tuple[pa.Array, np.ndarray]:
 
 
 def _dates(text: pa.Array) -> pa.Array:
-    """Microseconds since 1970, int64 [N]; null where the text is no ISO 8601 date."""
+    """Microseconds since 1970, int64 [N]; null where the text is no ISO 8601 date. The zone may be a word."""
+    text = pc.replace_substring_regex(text, r"(?i)\s*(UTC|GMT)$", "Z")
     try:
         zoned = pc.match_substring_regex(text, r"\d" + _ZONE)
         zoned = pc.and_(zoned, pc.match_substring_regex(text, r"[T ]\d{2}"))
@@ -144,12 +159,21 @@ def _dates(text: pa.Array) -> pa.Array:
         return pa.array([_microseconds(value) for value in text.to_pylist()], pa.int64())
 
 
-def _microseconds(text: str | None) -> int | None:
-    try:
-        moment = datetime.fromisoformat(text) if text is not None else None
-    except ValueError:
+def _written_times(array: pa.Array, written: str) -> pa.Array:
+    """Microseconds since 1970, int64 [N]; null where the value does not follow the format `written`."""
+    if not (pa.types.is_integer(array.type) or pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        return pa.nulls(len(array), pa.int64())
+    coded = pc.utf8_trim_whitespace(pc.cast(array, pa.string())).dictionary_encode()
+    moments = [_microseconds(value, written) for value in coded.dictionary.to_pylist()]
+    return pa.array(moments, pa.int64()).take(coded.indices)
+
+
+def _microseconds(text: str | None, written: str | None = None) -> int | None:
+    if text is None:
         return None
-    if moment is None:
+    try:
+        moment = datetime.strptime(text, written) if written else datetime.fromisoformat(text)
+    except ValueError:
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     delta = moment - datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,7 +1,7 @@
 """Input files as a stream of Arrow batches with the columns asked for; no file is ever held whole.
 
-Text columns of CSV, TSV and RecBole files stay text here (`Batch.untyped`), so that an id such as 007 survives;
-Parquet and JSONL keep their types. What the values mean is decided in `log.py` and `items.py`.
+Text columns of delimited text stay text here (`Batch.untyped`), so that an id such as 007 survives;
+Parquet and JSON keep their types. What the values mean is decided in `interactions.py` and `items.py`.
 
 A row is numbered by its place among the file's data rows: the header and blank lines do not count, a line break inside
 quotes ends no row, and a row that cannot be read (`Broken`) counts like any other.
@@ -9,20 +9,18 @@ quotes ends no row, and a row that cannot be read (`Broken`) counts like any oth
 
 from __future__ import annotations
 
-import csv
-import io
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
-from rosepo_ray.data.reading import json_lines, open_quote
+from rosepo_ray.data.reading import delimited, json_array, json_lines
 from rosepo_ray.data.reading.files import SourceFile
 from rosepo_ray.errors import BadInput
 
@@ -62,12 +60,15 @@ class Batch:
 
 
 def read(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[Batch]:
-    """Batches of `file` with the columns `wanted`, named by role; nothing for a file without rows.
+    """Batches of `file` with the columns `wanted`, named by role; nothing for a file without rows. A column that the
+    file lacks may be named by a folder, and holds the folder's value then.
 
     Raises BadInput naming the file for a missing column, and for content that is not what the suffix says.
     """
     with explained(file):
         broken: list[Broken] = []
+        folders = dict(file.folders)
+        wanted = [replace(column, required=column.required and column.name not in folders) for column in wanted]
         if file.format == "parquet":
             tables = _parquet(file, wanted)
         elif file.format == "jsonl":
@@ -79,8 +80,20 @@ def read(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[Batch]:
             found = broken.copy()
             broken.clear()
             rows = numbers.of_next(table.num_rows, [b.row for b in found])
+            for column in wanted:
+                if column.name in folders:
+                    table = _filled(table, column.role, folders[column.name], file.format == "jsonl")
             if len(rows) or found:
-                yield Batch(rows, table, file.format in ("csv", "tsv", "recbole"), found)
+                yield Batch(rows, table, file.format not in ("parquet", "jsonl"), found)
+
+
+def _filled(table: pa.Table, role: str, value: str | None, json: bool) -> pa.Table:
+    """With `value` where the file has no such column, and in lines of JSON that have no such field."""
+    column = pa.repeat(pa.scalar(value, pa.string()), table.num_rows)
+    if role not in table.column_names:
+        return table.append_column(role, column)
+    own = pc.coalesce(table[role].cast(pa.string()), column) if json else table[role]
+    return table.set_column(table.column_names.index(role), role, own)
 
 
 class _Numbers:
@@ -115,7 +128,7 @@ def explained(file: SourceFile) -> Iterator[None]:
                 why, remedy = "holds bytes that are no UTF-8 text", "store that column as UTF-8 text"
             said = said.encode("ascii", "replace").decode()
         elif "straddling" in said:
-            why = f"has a line longer than {BLOCK_BYTES >> 20} MiB or a quote that is never closed"
+            why = f"has a line longer than {BLOCK_BYTES >> 20} MiB"
             remedy = "repair or remove the file"
         else:
             why, remedy = f"is not readable as {file.format}", "repair or remove the file"
@@ -144,9 +157,16 @@ def _choose(file: SourceFile, wanted: Sequence[Wanted], found: Sequence[str]) ->
         elif column.required:
             raise BadInput(
                 f"{file.path} has no column '{column.name}', it has {', '.join(found) or 'none'}; "
-                f"name the right one with {column.option}"
+                f"name the right one with {column.option}" + _or_format(file)
             )
     return chosen
+
+
+def _or_format(file: SourceFile) -> str:
+    if file.format in ("parquet", "jsonl"):
+        return ""
+    where = file.format_option
+    return f", what divides the columns with {where}.separator, or say {where}.header false where no row names them"
 
 
 def _parquet(file: SourceFile, wanted: Sequence[Wanted]) -> Iterator[pa.Table]:
@@ -178,80 +198,32 @@ def _by_role(table: pa.Table, chosen: dict[str, str]) -> pa.Table:
     return pa.table({role: table.column(name) for role, name in chosen.items()})
 
 
-def _header(file: SourceFile, delimiter: str, quoting: Literal[0, 3]) -> tuple[list[str], bool]:
-    """The names in the first line that is not blank (empty where there is none), and whether it is all there is."""
-    with file.open_stream() as stream:
-        start = stream.read(1 << 20)
-    alone = len(start.strip().splitlines()) <= 1 and len(start) < 1 << 20
-    text = start[: start.rfind(b"\n") + 1 or None].decode("utf-8-sig")
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting)
-    return next((row for row in rows if row), []), alone
-
-
 def _delimited(file: SourceFile, wanted: Sequence[Wanted], broken: list[Broken]) -> Iterator[pa.Table]:
-    plain = file.format == "recbole"  # its atomic files know no quoting
-    delimiter = "," if file.format == "csv" else "\t"
-    header, alone = _header(file, delimiter, csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL)
-    if not header:
+    how = delimited.dialect(file)
+    names, alone = delimited.header(file, how, BLOCK_BYTES)
+    if not names:
         return
-    cleaned = [name.strip() for name in header]
-    if plain:
+    cleaned = [name.strip() for name in names]
+    if file.format == "recbole":
         cleaned = [name.rsplit(":", 1)[0] for name in cleaned]
-    chosen = {role: header[cleaned.index(name)] for role, name in _choose(file, wanted, cleaned).items()}
-    names = list(dict.fromkeys(chosen.values()))
+    chosen = {role: names[cleaned.index(name)] for role, name in _choose(file, wanted, cleaned).items()}
     if alone:  # which Arrow takes for an empty file where no line break follows
         return
-
-    closed = plain
-
-    def left_out(row: Any) -> str:
-        nonlocal closed
-        if not plain and row.text.startswith(open_quote.MARK):
-            closed = True
-            return "skip"
-        reason = f"has {row.actual_columns} fields where the header has {row.expected_columns} ({row.text[:60]!r})"
-        broken.append(Broken(row.number - 2, "fields", reason))  # Arrow counts from 1 and the header too
-        return "skip"
-
-    with file.open_stream() as stream:
-        reader = pa.csv.open_csv(
-            # One field more than the header has, so that it is never taken for a row of the file.
-            stream if plain else open_quote.Ended(stream, delimiter * len(header)),
-            # With threads Arrow would not know the numbers of the rows; the tasks are parallel already.
-            read_options=pa.csv.ReadOptions(block_size=BLOCK_BYTES, use_threads=False),
-            parse_options=pa.csv.ParseOptions(
-                delimiter=delimiter,
-                quote_char=False if plain else '"',
-                double_quote=not plain,
-                newlines_in_values=not plain,
-                invalid_row_handler=left_out,
-            ),
-            convert_options=pa.csv.ConvertOptions(
-                column_types={name: pa.string() for name in names},
-                include_columns=names,
-                null_values=[""],
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=True,
-            ),
-        )
-        for batch in reader:
-            yield _by_role(pa.Table.from_batches([batch]), chosen)
-        yield _by_role(reader.schema.empty_table(), chosen)  # rows left out since the last batch
-    if not closed:
-        raise BadInput(
-            f"{file.path} opens a quote that is never closed, so the rows behind it cannot be told apart; close it, "
-            "or double quotes inside a field"
-        )
+    for wrong, table in delimited.read(file, how, names, list(dict.fromkeys(chosen.values())), BLOCK_BYTES):
+        broken += [Broken(row, "fields", reason) for row, reason in wrong]
+        yield _by_role(table, chosen)
 
 
 def _line_blocks(file: SourceFile) -> Iterator[bytes]:
-    """Whole lines, about BLOCK_BYTES at a time."""
+    """Whole lines, about BLOCK_BYTES at a time; an array has one line for each element."""
     rest = b""
     with file.open_stream() as stream:
-        first = True
-        while chunk := stream.read(BLOCK_BYTES):
-            if first:
-                chunk, first = chunk.removeprefix(b"\xef\xbb\xbf"), False
+        start = stream.read(BLOCK_BYTES).removeprefix(b"\xef\xbb\xbf")
+        chunks = itertools.chain([start], iter(lambda: stream.read(BLOCK_BYTES), b""))
+        if json_array.begins(start):
+            yield from json_array.lines(chunks, BLOCK_BYTES, file.path)
+            return
+        for chunk in chunks:
             cut = chunk.rfind(b"\n") + 1
             if cut:
                 yield rest + chunk[:cut]

@@ -28,9 +28,11 @@ def read_all(case: Log, uri: str) -> tuple[pa.Table, list[tuple[str, int, str]],
     """Rows in the form of partitions, (file, row, kind) of those left out, and how many are readable and unknown."""
     data = build_settings({"data": {**case.data, "interactions": uri, "items": uri}}).data
     blocks, bad, readable, unknown = [user_log.ROWS.empty_table()], [], 0, 0
-    for file in locate(uri, "interactions"):
+    for file in locate(uri, "interactions", text=data.format):
         for batch in readers.read(file, interactions.wanted(data.columns, data.min_rating)):
-            rows = interactions.normalise(batch, timed=case.timed, rating_needed=data.min_rating is not None)
+            rows = interactions.normalise(
+                batch, timed=case.timed, rating_needed=data.min_rating is not None, missing=data.missing_ids
+            )
             bad += [
                 (file.path, row + 1, interactions.KINDS[kind])
                 for row, kind in zip(rows.bad_rows.tolist(), rows.bad_kinds, strict=True)

@@ -183,9 +183,9 @@ def test_broken_and_unusable_rows_come_in_the_order_of_the_file(tmp_path):
         (
             "items.csv",
             "item_id,title\n1,A\n2,B, The\n",
-            "data row 2 of .*items.csv has 3 fields where the header has 2",
+            "data row 2 of .*items.csv, which has 3 fields where the header has 2",
         ),
-        ("items.jsonl", '{"item_id": 1, "title": "A"}\nA\n', "data row 2 of .*items.jsonl is not JSON"),
+        ("items.jsonl", '{"item_id": 1, "title": "A"}\nA\n', "data row 2 of .*items.jsonl, which is not JSON"),
     ],
 )
 def test_an_item_is_never_left_out(tmp_path, name, text, said):

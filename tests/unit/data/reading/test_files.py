@@ -19,7 +19,9 @@ def test_formats_by_suffix():
     assert format_of("b.parquet") == "parquet"
     assert format_of("ml.inter") == "recbole"
     assert format_of("b.parquet.gz") is None
-    assert format_of("b.txt") is None
+    assert format_of("b.dat") == format_of("b.txt.gz") == format_of("u.data") == "text"
+    assert format_of("b.json") == "jsonl"
+    assert format_of("b.xml") is None
     assert format_of("b") is None
 
 
@@ -76,12 +78,52 @@ def test_gzip_is_opened_transparently(tmp_path):
         assert stream.read() == b"hello\n"
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz", "a.txt"])
+def test_gzip_is_known_by_its_first_bytes(tmp_path, name):
+    (tmp_path / name).write_bytes(gzip.compress(b"hello\n"))
+    with locate(str(tmp_path / name), "interactions")[0].open_stream() as stream:
+        assert stream.read() == b"hello\n"
+    (tmp_path / name).write_bytes(b"hello\n")
+    with locate(str(tmp_path / name), "interactions")[0].open_stream() as stream:
+        assert stream.read() == b"hello\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [(b"PAR1", r"Parquet; give it the suffix \.parquet"), (b"PK\x03\x04", "zip"), (b"\x28\xb5\x2f\xfd", "Zstandard")],
+)
+def test_what_is_no_text_is_named(tmp_path, start, said):
+    (tmp_path / "a.csv").write_bytes(start + b"\x00" * 20)
+    with pytest.raises(BadInput, match=rf"a\.csv is by its content .*{said}"):
+        locate(str(tmp_path / "a.csv"), "interactions")[0].open_stream()
+
+
+def test_notes_in_a_folder_are_no_log(tmp_path):
+    (tmp_path / "README.txt").write_text("x\n")
+    (tmp_path / "a.dat").write_text("x\n")
+    assert names(locate(str(tmp_path), "interactions")) == ["a.dat"]
+    assert names(locate(f"{tmp_path}/*.txt", "interactions")) == ["README.txt"]
+
+
+def test_folders_below_the_uri_name_columns_and_nothing_else_does(tmp_path):
+    path = (
+        tmp_path / "user_id=5" / "log" / "dt=2020-01-01" / "k=a%20b" / "x=__HIVE_DEFAULT_PARTITION__" / "item_id=7.csv"
+    )
+    path.parent.mkdir(parents=True)
+    path.write_text("x\n")
+    below = (("dt", "2020-01-01"), ("k", "a b"), ("x", None))
+    for uri in (f"{tmp_path}/user_id=5/log", f"{tmp_path}/user_id=5/log/", f"{tmp_path}/user_id=5/log/dt=*"):
+        assert [file.folders for file in locate(uri, "interactions")] == [below]
+    assert locate(f"{tmp_path}/user_id=5/log/dt=2020-01-01", "interactions")[0].folders == below[1:]
+    assert locate(str(path), "interactions")[0].folders == ()
+
+
 def test_bad_inputs_name_the_path_and_the_option(tmp_path):
     with pytest.raises(BadInput, match=r"no file at .*/gone.csv.*--data.interactions"):
         locate(str(tmp_path / "gone.csv"), "interactions")
     with pytest.raises(BadInput, match=r"no file at .*\*.csv.*--data.items"):
         locate(str(tmp_path / "*.csv"), "items")
-    (tmp_path / "a.txt").write_text("x")
+    (tmp_path / "a.txt").write_text("notes")
     with pytest.raises(BadInput, match=r"no file of a known format.*parquet"):
         locate(str(tmp_path), "interactions")
     (tmp_path / "a.csv").write_text("")

@@ -5,8 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
-from rosepo_ray.config.data import Columns
+from rosepo_ray.config.data import Columns, DataSettings, TextFormat
 from rosepo_ray.data.reading import interactions, items, parse_columns
 from rosepo_ray.data.reading.files import locate
 from rosepo_ray.data.reading.readers import Batch
@@ -117,7 +118,7 @@ def test_bad_rows_tell_a_lost_id_from_a_missing_one():
 
 def test_item_ids_that_floats_lost(tmp_path):
     pq.write_table(pa.table({"item_id": [2.0**60, 1.0], "title": ["A", "B"]}), tmp_path / "items.parquet")
-    with pytest.raises(BadInput, match=r"1 item ids in .*items\.parquet are floats so large"):
+    with pytest.raises(BadInput, match=r"1 of 2 items .* row 1 of .*items\.parquet, which has no id that"):
         items.read_items(locate(str(tmp_path / "items.parquet"), "items"), Columns())
 
 
@@ -126,7 +127,7 @@ def test_item_ids_that_floats_lost(tmp_path):
 )
 def test_genres_of_another_kind_are_passed_over(tmp_path, genres):
     pq.write_table(pa.table({"item_id": [1], "title": ["A"], "genres": genres}), tmp_path / "items.parquet")
-    table = items.read_items(locate(str(tmp_path / "items.parquet"), "items"), Columns())
+    table = items.read_items(locate(str(tmp_path / "items.parquet"), "items"), Columns()).items
     assert table["genres"].to_pylist() == [None]
 
 
@@ -199,7 +200,8 @@ def test_rating_is_required_for_a_filter_or_when_named():
 
 def read_items(tmp_path, text, name="items.csv", **columns):
     (tmp_path / name).write_text(text)
-    return items.read_items(locate(str(tmp_path / name), "items"), Columns(**columns))
+    format = TextFormat(separator="::", header=False) if name.endswith("dat") else None
+    return items.read_items(locate(str(tmp_path / name), "items", text=format), Columns(**columns)).items
 
 
 def test_items_are_sorted_and_equal_titles_stay_apart(tmp_path):
@@ -219,9 +221,15 @@ def test_item_columns_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("item_id,title\n1,A\n2,\n3,  \n", r"2 of 3 items in .*items.csv have no title, the first is '2'"),
-        ("item_id,title\n1,A\n2,B\n1.0,C\n", r"1 item ids come more than once in .*items.csv, the first is '1'"),
-        ("item_id,title\n1,A\n,B\n", r"1 of 2 items in .*items.csv have no id"),
+        (
+            "item_id,title\n1,A\n2,\n3,  \n",
+            r"2 of 3 items .* row 2 of .*, which has no title \(item '2'\)",
+        ),
+        (
+            "item_id,title\n1,A\n2,B\n1.0,C\n",
+            r"1 of 3 .* row 3 of .*, which calls item '1' 'C', which was 'A'",
+        ),
+        ("item_id,title\n1,A\n,B\n", r"1 of 2 items .* row 2 of .*items.csv, which has no id"),
         ("item_id,title\n", "holds no items"),
         ("item_id,name\n1,A\n", r"no column 'title', it has item_id, name; .*--data.columns.title"),
     ],
@@ -229,6 +237,108 @@ def test_item_columns_by_name(tmp_path):
 def test_bad_items(tmp_path, text, said):
     with pytest.raises(BadInput, match=said):
         read_items(tmp_path, text)
+
+
+def test_items_twice_or_without_a_title_are_dropped_counted_and_listed(tmp_path):
+    (tmp_path / "a.csv").write_text("item_id,title,genres\n1,A,x\n2,,\n1,A,y\n3,C,z,z\nnull,E,\n1.00, A ,\n")
+    (tmp_path / "b.jsonl").write_text('{"item_id": 1, "title": "B"}\n{"item_id": 4, "title": "D"}\n')
+    files = locate(str(tmp_path), "items")
+    found = items.read_items(files, Columns(), on_bad_item="drop", missing=["NULL"])
+    assert found.items.select(["item_id", "title", "genres"]).to_pylist() == [
+        {"item_id": "1", "title": "A", "genres": ["x"]},
+        {"item_id": "4", "title": "D", "genres": None},
+    ]
+    assert found.repeated == 2
+    assert found.counts == {"fields": 1, "json": 0, "item": 1, "title": 1, "twice": 1}
+    assert found.dropped.schema == schemas.SCHEMAS["dropped"]
+    assert [(row["file"].rsplit("/", 1)[1], row["row"], row["reason"]) for row in found.dropped.to_pylist()] == [
+        ("a.csv", 2, "has no title (item '2')"),
+        ("a.csv", 4, "has 4 fields where the header has 3 ('3,C,z,z')"),
+        ("a.csv", 5, "has no id"),
+        ("b.jsonl", 1, "calls item '1' 'B', which was 'A'"),
+    ]
+    with pytest.raises(BadInput, match=r"4 of 8 items .* row 2 of .*a\.csv.*--data\.on_bad_item drop"):
+        items.read_items(files, Columns(), missing=["NULL"])
+
+
+def test_the_same_item_twice_is_no_fault(tmp_path):
+    assert read_items(tmp_path, "item_id,title\n1,A\n2,B\n1,A\n")["item_id"].to_pylist() == ["1", "2"]
+
+
+def test_no_item_left(tmp_path):
+    (tmp_path / "items.csv").write_text("item_id,title\n1,\n")
+    with pytest.raises(BadInput, match=r"holds no items, since its 1 rows .* has no title"):
+        items.read_items(locate(str(tmp_path / "items.csv"), "items"), Columns(), on_bad_item="drop")
+
+
+def test_the_id_may_be_called_otherwise_in_the_items_file(tmp_path):
+    table = read_items(tmp_path, '1::A (1990)::x|y\n2::"B" C::z\n', "items.dat", catalogue_item="1", title=2)
+    assert table.select(["item_id", "title"]).to_pylist() == [
+        {"item_id": "1", "title": "A (1990)"},
+        {"item_id": "2", "title": '"B" C'},
+    ]
+
+
+def test_words_for_missing_ids():
+    given = ["nan", "NaN", "NULL", "\\N", "nano", "", "None", "u1"]
+    expected = [None, None, None, None, "nano", None, "None", "u1"]
+    words = ("nan", "null", "\\N")
+    assert parse_columns.ids(pa.array(given), untyped=True, missing=words).to_pylist() == expected
+    assert parse_columns.ids(pa.array(given).dictionary_encode(), untyped=False, missing=words).to_pylist() == expected
+    rows = interactions.normalise(
+        batch(user=given, item=["1"] * 8), timed=False, rating_needed=False, missing=DataSettings().missing_ids
+    )
+    assert rows.interactions["user_id"].to_pylist() == ["nano", "u1"]
+    assert rows.reasons[2] == "has no user id ('NULL')"
+
+
+def test_ids_with_decimals_of_zero_are_whole():
+    decimals = pa.array([decimal.Decimal("7.00"), decimal.Decimal("7.50")])
+    assert parse_columns.ids(decimals, untyped=False).to_pylist() == ["7", "7.50"]
+    given = pa.array(["7.00", "7.0", "7", "007.0", "1.2.0", "-3.000", "7.10"])
+    assert parse_columns.ids(given, untyped=True).to_pylist() == ["7", "7", "7", "007", "1.2.0", "-3", "7.10"]
+
+
+@pytest.mark.parametrize(("kind", "first"), [(pa.float32(), 2**24), (pa.float16(), 2**11)])
+def test_times_of_few_bits_are_refused_where_they_lost_their_order(kind, first):
+    times = pa.array(np.array([first - 1, first], kind.to_pandas_dtype()))
+    rows = interactions.normalise(batch(user=["1", "2"], item=["1", "2"], time=times), timed=True, rating_needed=False)
+    assert rows.interactions["timestamp"].to_pylist() == [first - 1]
+    assert rows.reasons[0].startswith("has a time that cannot be told apart from others, since floats of few bits")
+
+
+@pytest.mark.parametrize("given", ["0x10", "0X1F", "1_000"])
+def test_only_decimal_numbers_are_times_and_ratings(given):
+    assert parse_columns.times(pa.array(["5", given]))[0].to_pylist() == [5, None]
+    assert parse_columns.numbers(pa.array(["5", given]))[1].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("word", [" UTC", "UTC", " utc", " GMT", "Z", "+00:00", ""])
+@pytest.mark.parametrize("other", ["1970-01-01", "soon"])
+def test_a_zone_may_be_a_word(word, other):
+    found = parse_columns.times(pa.array([f"1970-01-01 00:00:01.5{word}", other]))[0].to_pylist()
+    assert found == [1_500_000, 0 if other != "soon" else None]
+
+
+def test_times_in_a_format_of_ones_own():
+    written = "%m/%d/%Y %I:%M:%S %p"
+    given = ["1/2/1970 12:00:01 AM", "01/02/1970 12:00:01 PM", "2/1/1970", "5", " 1/2/1970 12:00:01 AM "]
+    found, kinds = parse_columns.times(pa.array(given), written)
+    assert found.to_pylist() == [86_401_000_000, 129_601_000_000, None, None, 86_401_000_000]
+    assert set(kinds.tolist()) == {parse_columns.DATE}
+    assert parse_columns.times(pa.array([19700102]), "%Y%m%d")[0].to_pylist() == [86_400_000_000]
+    assert parse_columns.times(pa.array(["1970-01-01 01:00 +0100"]), "%Y-%m-%d %H:%M %z")[0].to_pylist() == [0]
+    assert parse_columns.times(pa.array([1.5]), "%Y")[0].to_pylist() == [None]
+    rows = interactions.normalise(
+        batch(user=["1"], item=["1"], time=["5"]), timed=True, rating_needed=False, time_format=written
+    )
+    assert rows.reasons == [f"has a time that does not follow data.time_format {written} ('5')"]
+
+
+@pytest.mark.parametrize("text", ["%H:%M", "soon", "%Q %Y", "%d.%m.%y %", ""])
+def test_time_formats_that_cannot_work(text):
+    with pytest.raises(ValidationError, match="is no format of a date with a year"):
+        DataSettings(time_format=text)
 
 
 def test_time_kinds_follow_the_rows_that_stay():

@@ -51,7 +51,7 @@ def write_items(folder, suffix, ending="\n", mark="", encoding="utf-8"):
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "csv.gz", "jsonl.gz", "parquet"])
 def test_titles_of_all_kinds_survive_every_format(tmp_path, suffix, mark, ending):
-    table = items.read_items(locate(str(write_items(tmp_path, suffix, ending, mark)), "items"), Columns())
+    table = items.read_items(locate(str(write_items(tmp_path, suffix, ending, mark)), "items"), Columns()).items
     assert dict(zip(table["item_id"].to_pylist(), table["title"].to_pylist(), strict=True)) == TITLES
 
 
@@ -59,7 +59,7 @@ def test_titles_of_all_kinds_survive_every_format(tmp_path, suffix, mark, ending
 @pytest.mark.parametrize("suffix", ["csv", "jsonl.gz"])
 def test_other_encodings(tmp_path, suffix, encoding):
     path = write_items(tmp_path, suffix, encoding=encoding)
-    table = items.read_items(locate(str(path), "items", encoding), Columns())
+    table = items.read_items(locate(str(path), "items", encoding), Columns()).items
     assert dict(zip(table["item_id"].to_pylist(), table["title"].to_pylist(), strict=True)) == TITLES
 
 
@@ -109,7 +109,7 @@ def test_the_same_ids_in_different_types(column):
     assert parse_columns.ids(column, untyped=False).to_pylist() == ["1", "20"]
 
 
-def test_ids_that_look_like_missing_values_are_ids(tmp_path):
+def test_ids_that_look_like_missing_values_are_ids_where_no_word_says_otherwise(tmp_path):
     (tmp_path / "log.csv").write_text("user_id,item_id,rating\nNULL,NA,5\nnan,None,nan\n")
     [file] = locate(str(tmp_path / "log.csv"), "interactions")
     columns = Columns(time=None)
@@ -123,7 +123,7 @@ def test_ids_that_look_like_missing_values_are_ids(tmp_path):
 
 def test_titles_lose_blanks_around_them(tmp_path):
     (tmp_path / "items.csv").write_text("item_id,title\n 1 ,  Heat (1995) \n2,\u00a0x\u3000\n")
-    table = items.read_items(locate(str(tmp_path / "items.csv"), "items"), Columns())
+    table = items.read_items(locate(str(tmp_path / "items.csv"), "items"), Columns()).items
     assert table.select(["item_id", "title"]).to_pylist() == [
         {"item_id": "1", "title": "Heat (1995)"},
         {"item_id": "2", "title": "x"},
