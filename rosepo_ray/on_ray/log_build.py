@@ -1,5 +1,5 @@
 """Passes B and C of the data stage: one task for each partition of users orders its log, counts for the search of the
-split boundaries, and writes its part of the tables."""
+times that divide the splits, and writes its part of the tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import ray
 
 from rosepo_ray import storage
-from rosepo_ray.data.protocol import boundary, examples, hashes, split, user_log
+from rosepo_ray.data.protocol import examples, hashes, split, user_log
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.on_ray.log_plan import Plan
 from rosepo_ray.on_ray.log_scatter import Scattered
@@ -47,7 +47,7 @@ def _ordered_uri(plan: Plan, index: int) -> str:
 
 
 def order_partition(plan: Plan, index: int, scattered: Scattered) -> dict[str, Any]:
-    """Orders a partition and stores it; returns counts and what the search for the boundaries starts from."""
+    """Orders a partition and stores it; returns counts and the range of its times."""
     groups = []
     for name in scattered.names:
         system, path = storage.filesystem(storage.join(plan.work, name))
@@ -64,7 +64,7 @@ def order_partition(plan: Plan, index: int, scattered: Scattered) -> dict[str, A
     sink = io.BytesIO()
     pq.write_table(found.to_table(), sink, compression="lz4")
     storage.write_bytes(_ordered_uri(plan, index), sink.getvalue())
-    times, ties = found.time_N[found.kept_N], found.tie_N[found.kept_N]
+    times = found.time_N[found.kept_N]
     return {
         "duplicates": duplicates,
         "filtered": int(np.count_nonzero(~found.kept_N)),
@@ -72,7 +72,6 @@ def order_partition(plan: Plan, index: int, scattered: Scattered) -> dict[str, A
         "users": len(found.users),
         "repeated": bool((found.kept_lengths >= 2).any()),
         "times": (int(times.min()), int(times.max())) if len(times) else None,
-        "ties": (int(ties.min()), int(ties.max())) if len(ties) else None,
         "log": hashes.log_sum(found, ratings, catalogue),
     }
 
@@ -83,43 +82,30 @@ def _stored(plan: Plan, index: int, columns: list[str] | None = None, kept: bool
         return pq.read_table(source, columns=columns, filters=[("kept", "=", True)] if kept else None)
 
 
-def boundaries(plan: Plan, ordered: Iterable[dict[str, Any]], kept: int) -> tuple[boundary.Key, boundary.Key] | None:
-    """Keys of the first validation and the first test interaction; None for an empty log."""
-    parts = [part for part in ordered if part["kept"]]
-    if not parts:
-        return None
-    window = boundary.Window(
-        min(part["times"][0] for part in parts),
-        max(part["times"][1] for part in parts),
-        min(part["ties"][0] for part in parts),
-        max(part["ties"][1] for part in parts),
-    )
+def split_times(plan: Plan, ordered: Iterable[dict[str, Any]], kept: int) -> tuple[int, int]:
+    """The times at which the validation and the test split begin, for a log of `kept` > 0 kept interactions.
 
-    def count(inside: boundary.Window) -> np.ndarray:
-        return np.asarray(sum(each(_count, plan, inside)))
+    Raises BadInput where equal times leave a split empty.
+    """
+    ranges = [part["times"] for part in ordered if part["times"] is not None]
+    low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
 
-    def fetch(inside: boundary.Window) -> list[boundary.Key]:
-        return [key for part in each(_keys, plan, inside) for key in part]
+    def count(low: int, high: int) -> np.ndarray:
+        return np.asarray(sum(each(_count, plan, low, high)))
 
-    first, second = (boundary.find(rank, window, kept, count, fetch) for rank in split.time_ranks(kept))
-    return first, second
+    validation, test = (split.find_cut(rank, low, high, count) for rank in split.time_ranks(kept))
+    split.refuse_empty(validation, test, kept, low == high)
+    return validation.time, test.time
 
 
-def _count(plan: Plan, index: int, inside: boundary.Window) -> np.ndarray:
-    found = _stored(plan, index, ["timestamp", "tie"], kept=True)
-    return boundary.histogram(found["timestamp"].to_numpy(), found["tie"].to_numpy(), inside)
+def _count(plan: Plan, index: int, low: int, high: int) -> np.ndarray:
+    return split.histogram(_stored(plan, index, ["timestamp"], kept=True)["timestamp"].to_numpy(), low, high)
 
 
-def _keys(plan: Plan, index: int, inside: boundary.Window) -> list[boundary.Key]:
-    found = _stored(plan, index, ["timestamp", "tie", "user_id"], kept=True)
-    found = found.filter(pa.array(inside.mask(found["timestamp"].to_numpy(), found["tie"].to_numpy())))
-    return [boundary.Key(*row) for row in zip(*(column.to_pylist() for column in found.columns), strict=True)]
-
-
-def build_partition(plan: Plan, index: int, keys: tuple[boundary.Key, boundary.Key] | None, out: str) -> dict[str, Any]:
+def build_partition(plan: Plan, index: int, times: tuple[int, int] | None, out: str) -> dict[str, Any]:
     """Writes part `index` of the three tables; returns counts, the items' popularity and the hash of the test rows."""
     found = user_log.UserLog.from_table(_stored(plan, index))
-    splits = examples.split_by_time(found, *keys) if keys else examples.split_last_two(found)
+    splits = examples.split_by_time(found, *times) if times else examples.split_last_two(found)
     data = plan.data
     made = examples.build(
         found, splits, ray.get(plan.catalogue), history=data.history, count=data.candidates, seed=data.seed

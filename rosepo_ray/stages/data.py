@@ -1,8 +1,8 @@
 """The data stage: interaction logs to `items`, `sequences`, `taken` and `examples`, streamed through Ray Data.
 
 Pass A (`data_scatter`) reads the files and sorts their rows into partitions by a hash of the user; pass B
-(`data_build`) orders each partition and finds the global split boundaries by counting; pass C writes the tables, one
-part of each per partition. The driver holds the catalogue and counters, never the log.
+(`data_build`) orders each partition and finds the times that divide the splits by counting; pass C writes the tables,
+one part of each per partition. The driver holds the catalogue and counters, never the log.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
             f"no user of the log has two items ({_summary(counts, data)}), so there is no history to learn from; "
             "give a log with several interactions per user" + (" or lower --data.min_rating" if data.min_rating else "")
         )
-    keys = log_build.boundaries(plan, ordered, kept) if by_time else None
+    times = log_build.split_times(plan, ordered, kept) if by_time else None
     made = dict.fromkeys(split.NAMES, 0)
     popularity = np.zeros(item_table.num_rows, np.int64)
     rows = 0
-    for part in log_build.each(log_build.build_partition, plan, keys, out):
+    for part in log_build.each(log_build.build_partition, plan, times, out):
         popularity += part["popularity"]
         rows = hashes.add(rows, part["protocol"])
         for name, number in part["examples"].items():

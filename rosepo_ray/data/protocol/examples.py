@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rosepo_ray import seeds
-from rosepo_ray.data.protocol import boundary, candidates, split
+from rosepo_ray.data.protocol import candidates, split
 from rosepo_ray.data.protocol.user_log import UserLog
 from rosepo_ray.errors import BadInput
 from rosepo_ray.storage import schemas
@@ -34,15 +34,11 @@ class Tables:
     """Kept training interactions of each item."""
 
 
-def split_by_time(log: UserLog, validation: boundary.Key, test: boundary.Key) -> Splits:
-    """`validation` and `test` are the keys of the first interaction of those splits in the global order."""
-    users = np.array(log.users, dtype=object)
-    masks = []
-    for key in (validation, test):
-        below = (users < key.user_id).astype(bool)[log.user_N]
-        masks.append(boundary.before(log.time_N, log.tie_N, below, key))
-    parts = np.where(masks[0], split.TRAIN, np.where(masks[1], split.VALIDATION, split.TEST)).astype(np.uint8)
-    return Splits(parts, masks[0])
+def split_by_time(log: UserLog, validation: int, test: int) -> Splits:
+    """Training is what comes before the time `validation`, test what does not come before `test`."""
+    training_N = log.time_N < validation
+    parts = np.where(training_N, split.TRAIN, np.where(log.time_N < test, split.VALIDATION, split.TEST))
+    return Splits(parts.astype(np.uint8), training_N)
 
 
 def split_last_two(log: UserLog) -> Splits:

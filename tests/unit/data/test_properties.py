@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rosepo_ray.config.sources import build as build_settings
-from rosepo_ray.data.protocol import boundary, examples, split, user_log
+from rosepo_ray.data.protocol import examples, split, user_log
 from rosepo_ray.data.reading import interactions, readers
 from rosepo_ray.data.reading.files import locate
 from rosepo_ray.errors import BadInput
@@ -62,11 +62,11 @@ def make(case: Log, uri: str, one_file: bool) -> tuple[dict[str, Any], dict[str,
     ]
     users = [found for found, _, _ in ordered]
     kept = sum(int(found.kept_N.sum()) for found in users)
-    keys = boundaries(users, kept) if case.timed and case.split != "last_two" and kept else None
+    times = split_times(users, kept) if case.timed and case.split != "last_two" and kept else None
     tables: dict[str, Any] = {"sequences": [], "taken": [], "examples": []}
     popularity = np.zeros(len(case.items), np.int64)
     for found in users:
-        splits = examples.split_by_time(found, *keys) if keys else examples.split_last_two(found)
+        splits = examples.split_by_time(found, *times) if times else examples.split_last_two(found)
         made = examples.build(found, splits, pa.array(case.items), history=case.history, count=case.candidates, seed=0)
         for name, table in tables.items():
             table += getattr(made, name).to_pylist()
@@ -83,21 +83,15 @@ def make(case: Log, uri: str, one_file: bool) -> tuple[dict[str, Any], dict[str,
     return {k: sorted(v, key=str) if k != "popularity" else v for k, v in tables.items()}, counts, bad
 
 
-def boundaries(users: list[user_log.UserLog], kept: int) -> tuple[boundary.Key, boundary.Key]:
-    def count(window: boundary.Window) -> np.ndarray:
-        return np.sum([boundary.histogram(u.time_N[u.kept_N], u.tie_N[u.kept_N], window) for u in users], axis=0)
+def split_times(users: list[user_log.UserLog], kept: int) -> list[int]:
+    times = [found.time_N[found.kept_N] for found in users]
 
-    def fetch(window: boundary.Window) -> list[boundary.Key]:
-        keys = []
-        for u in users:
-            inside = np.flatnonzero(u.kept_N & window.mask(u.time_N, u.tie_N))
-            keys += [boundary.Key(int(u.time_N[n]), int(u.tie_N[n]), u.users[u.user_N[n]]) for n in inside]
-        return keys
+    def count(low: int, high: int) -> np.ndarray:
+        return np.sum([split.histogram(part, low, high) for part in times], axis=0)
 
-    times, ties = (np.concatenate([getattr(u, name)[u.kept_N] for u in users]) for name in ("time_N", "tie_N"))
-    window = boundary.Window(int(times.min()), int(times.max()), int(ties.min()), int(ties.max()))
-    first, second = (boundary.find(rank, window, kept, count, fetch) for rank in split.time_ranks(kept))
-    return first, second
+    everything = np.concatenate(times)
+    low, high = int(everything.min()), int(everything.max())
+    return [split.find_cut(rank, low, high, count).time for rank in split.time_ranks(kept)]
 
 
 def check(case: Log, tables: dict[str, Any], counts: dict[str, int], reference: Expected) -> None:
@@ -148,7 +142,7 @@ def crowded(case: Log, reference: Expected) -> bool:
 def test_random_logs(case, seed, files, block):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "BLOCK_BYTES", block)
-        patch.setattr(boundary, "FETCH", 4)
+        patch.setattr(split, "BINS", 4)
         one = write(case, Path(folder, "one"), seed, 1)
         layouts = [(one, next(iter(one.files)))]
         if case.timed:

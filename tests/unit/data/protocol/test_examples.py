@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray.data.protocol import examples, hashes, user_log
-from rosepo_ray.data.protocol.boundary import Key
 from rosepo_ray.data.reading import parse_columns
 from rosepo_ray.errors import BadInput
 
@@ -86,7 +85,7 @@ def built(events, splitter, **settings):
 
 
 def by_time(validation, test):
-    return lambda log: examples.split_by_time(log, Key(validation, -1, ""), Key(test, -1, ""))
+    return lambda log: examples.split_by_time(log, validation, test)
 
 
 def test_tables_of_a_time_split_by_hand():
