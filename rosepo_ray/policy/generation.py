@@ -28,7 +28,7 @@ def write(
     batch: int,
     longest: int,
     beams: int = 1,
-    restrict: Callable[[int], LogitsProcessor] | None = None,
+    restrict: Callable[[int, Sequence[int]], LogitsProcessor] | None = None,
     *,
     tokens: int,
     cache_mib: int,
@@ -37,8 +37,8 @@ def write(
 
     `batch` prompts go together at most, fewer where they have more than `tokens` tokens or would need more than
     `cache_mib` for keys and values, beams counted.
-    One beam is greedy; of more the one with the highest summed log-probability wins. `restrict(width)` makes what may
-    change the scores of the next token, where prompts are padded to `width` columns.
+    One beam is greedy; of more the one with the highest summed log-probability wins. `restrict(width, which)`
+    makes what may change the scores of the next token, for some of the prompts, padded to `width` columns.
     """
     found: list[list[int]] = [[] for _ in prompts]
     model, end_id = causal_lm(policy.model).eval(), policy.prompter.end_id
@@ -62,7 +62,7 @@ def write(
                 input_ids=padded.to(policy.device),
                 attention_mask=mask.to(policy.device),
                 generation_config=plain,
-                logits_processor=LogitsProcessorList([] if restrict is None else [restrict(width)]),
+                logits_processor=LogitsProcessorList([] if restrict is None else [restrict(width, here)]),
             )[:, width:].cpu()
             for row, index in enumerate(here):
                 ids = written[row].tolist()
