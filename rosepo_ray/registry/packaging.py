@@ -88,7 +88,12 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits:
             ]
         ),
         outputs=Schema([ColSpec(texts, "ranked"), ColSpec(numbers, "scores")]),
-        params=ParamSchema([ParamSpec("top", DataType.integer, requests.DEFAULT_TOP)]),
+        params=ParamSchema(
+            [
+                ParamSpec("top", DataType.integer, requests.DEFAULT_TOP),
+                ParamSpec("repeats", DataType.boolean, False),
+            ]
+        ),
     )
     ids = items["item_id"].slice(0, 3).to_pylist()
     example = pd.DataFrame({"history": [ids[:1]], "candidates": [ids[1:]]})

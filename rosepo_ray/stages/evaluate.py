@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
+from rosepo_ray.data.protocol.seen import seen_items
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.on_ray import cluster, scoring
 from rosepo_ray.storage import tables
@@ -30,11 +31,11 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     if not examples.num_rows:
         raise BadInput(f"the {settings.evaluation.split} split has no examples, so nothing can be evaluated")
     items = tables.read(inputs["data"], "items")
-    chosen = set(examples.filter(pa.array(ranked.mask(examples)))["example_id"].to_pylist())
-    predictions = {"popular": controls.popular(examples, items, chosen)}
+    seen = _seen(inputs["data"], ranked)
+    predictions = {"popular": controls.popular(examples, items, seen)}
     if settings.oracle.type != "constant":
         scorer = store.load(storage.join(inputs["calibrate"], "oracle"))
-        predictions["oracle"] = controls.oracle(scorer, examples, items, chosen)
+        predictions["oracle"] = controls.oracle(scorer, examples, items, seen)
     for name, table in predictions.items():
         tables.write_part(storage.join(out, "predictions", name), "predictions", 0, table)
     policies = {_NAMES.get(stage, stage): inputs[stage] for stage in POLICIES if stage in inputs}
@@ -78,18 +79,29 @@ def _choices(settings: Settings, data: str) -> tuple[scoring.Choice, scoring.Cho
     return first, second
 
 
+def _seen(data: str, ranked: scoring.Choice) -> dict[str, list[str]]:
+    """The examples whose whole catalogue is ranked, and what their rankings leave out."""
+    found: dict[str, list[str]] = {}
+    for part, taken in zip(tables.parts(data, "examples"), tables.parts(data, "taken"), strict=True):
+        rows = ranked.rows(part)
+        found |= zip(rows["example_id"].to_pylist(), seen_items(rows, tables.read_part(taken, "taken")), strict=True)
+    return found
+
+
 def _policies(
     settings: Settings, data: str, policies: dict[str, str], choice: scoring.Choice, ranked: scoring.Choice, out: str
 ) -> dict[str, pa.Table]:
     """Ray Data actors go through model after model, holding one policy at a time; units stored before are kept."""
-    parts = tables.parts(data, "examples")
+    parts, taken = tables.parts(data, "examples"), tables.parts(data, "taken")
     folders = {model: storage.join(out, "predictions", model) for model in policies}
     cut = scoring.plan(data, choice)
     planned = [replace(unit, key=model) for model in policies for unit in cut]
 
     def read(unit: scoring.Unit) -> pa.Table:
         rows = choice.rows(parts[unit.part])[unit.start : unit.stop]
-        return rows.append_column("rank_all", pa.array(ranked.mask(rows)))
+        items = seen_items(rows, tables.read_part(taken[unit.part], "taken", ["user_id", "whole"]))
+        left_out = pa.array(items, pa.list_(pa.string()), mask=~ranked.mask(rows))
+        return rows.append_column("left_out", left_out)  # null where the catalogue is not ranked
 
     arguments = (settings, data, policies)
     rows = scoring.complete(
@@ -117,6 +129,7 @@ class Evaluator:
         items = tables.read(data, "items", ["item_id", "title"])
         self.item_ids, self.names = items["item_id"].to_pylist(), items["title"].to_pylist()
         self.title_of = dict(zip(self.item_ids, self.names, strict=True))
+        self.place_of = {item: place for place, item in enumerate(self.item_ids)}
         self.titles = TitleIndex(self.title_of)
         self.model = ""
 
@@ -155,45 +168,33 @@ class Evaluator:
             )
             for answer, text in zip(out, texts, strict=True):
                 answer |= {"generated": text, "outcome": self.titles.outcome(text)[0]}
-        ranked = [number for number, row in enumerate(rows) if row["rank_all"]]
+        ranked = [number for number, row in enumerate(rows) if row["left_out"] is not None]
         if ranked:
-            found = self._rank_catalogue([rows[n]["example_id"] for n in ranked], [requests[n] for n in ranked])
+            found = self._rank_catalogue([rows[n] for n in ranked], [requests[n] for n in ranked])
             for number, answer in zip(ranked, found, strict=True):
                 out[number] |= answer
         return out
 
-    def _rank_catalogue(self, row_ids: list[str], requests: list[Any]) -> list[dict[str, Any]]:
+    def _rank_catalogue(self, rows: list[dict[str, Any]], requests: list[Any]) -> list[dict[str, Any]]:
         from rosepo_ray.evaluation.whole_catalogue import TOP
         from rosepo_ray.policy.search.constrained import generate_items
         from rosepo_ray.policy.search.ranking import top_k
 
         chosen = self.settings.evaluation
+        row_ids = [row["example_id"] for row in rows]
         prompts = [self.policy.prompter.prompt_ids(request) for request in requests]
-        best = top_k(
-            self.policy,
-            self.trie,
-            prompts,
-            TOP,
-            row_ids,
-            batch=chosen.batch,
-            tokens=chosen.tokens,
-            cache_mib=chosen.cache_mib,
-        )
+        how: dict[str, Any] = {
+            "tokens": chosen.tokens,
+            "cache_mib": chosen.cache_mib,
+            "left_out": [[self.place_of[item] for item in row["left_out"]] for row in rows],
+        }
+        best = top_k(self.policy, self.trie, prompts, TOP, row_ids, batch=chosen.batch, **how)
         out: list[dict[str, Any]] = [
             {"top": [self.item_ids[item] for item in found.items], "top_scores": found.scores.tolist()}
             for found in best
         ]
         if chosen.beams:
-            written = generate_items(
-                self.policy,
-                self.trie,
-                prompts,
-                row_ids,
-                chosen.batch,
-                chosen.beams,
-                tokens=chosen.tokens,
-                cache_mib=chosen.cache_mib,
-            )
+            written = generate_items(self.policy, self.trie, prompts, row_ids, chosen.batch, chosen.beams, **how)
             for answer, item in zip(out, written, strict=True):
                 answer["written_item"] = self.item_ids[item]
         return out

@@ -80,6 +80,7 @@ def build(log: UserLog, splits: Splits, item_ids: pa.Array, *, history: int, cou
             "target": item_ids.take(pa.array(item_K[rows])),
             "candidates": _lists(np.full(len(rows), count), placed.ravel(), item_ids),
             "split": pa.array(split.NAMES, pa.string()).take(pa.array(part_E)),
+            "seen": pa.array(kept[rows] - np.searchsorted(log.user_N, user_E), pa.int32()),
         },
         schema=schemas.SCHEMAS["examples"],
     )

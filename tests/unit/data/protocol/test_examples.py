@@ -98,12 +98,14 @@ def test_tables_of_a_time_split_by_hand():
             "whole": ["i00", "i01", "i02", "i03", "i04", "i05", "i06"],
         }
     ]
-    found = [{k: row[k] for k in ("example_id", "history", "target", "split")} for row in tables.examples.to_pylist()]
+    found = [
+        {k: row[k] for k in ("example_id", "history", "target", "split", "seen")} for row in tables.examples.to_pylist()
+    ]
     assert found == [
-        {"example_id": "u:1", "history": ["i00"], "target": "i02", "split": "train"},
-        {"example_id": "u:2", "history": ["i00", "i02"], "target": "i03", "split": "train"},
-        {"example_id": "u:3", "history": ["i02", "i03"], "target": "i04", "split": "validation"},
-        {"example_id": "u:4", "history": ["i03", "i04"], "target": "i05", "split": "test"},
+        {"example_id": "u:1", "history": ["i00"], "target": "i02", "split": "train", "seen": 2},
+        {"example_id": "u:2", "history": ["i00", "i02"], "target": "i03", "split": "train", "seen": 3},
+        {"example_id": "u:3", "history": ["i02", "i03"], "target": "i04", "split": "validation", "seen": 4},
+        {"example_id": "u:4", "history": ["i03", "i04"], "target": "i05", "split": "test", "seen": 5},
     ]
     assert tables.popularity.tolist() == [1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
 
@@ -184,6 +186,9 @@ def test_invariants_of_any_log(events, border, kind, history):
         assert target not in row["history"]
         assert len(set(own)) == 4
         assert own.count(target) == 1
+        seen = taken[user]["whole"][: row["seen"]]
+        assert taken[user]["whole"][row["seen"]] == target
+        assert set(row["history"]) <= set(seen)
         banned = taken[user]["training" if row["split"] == "train" else "whole"]
         assert not set(own) - {target} & set(banned) - {target}
         if row["split"] != "train":
