@@ -45,12 +45,13 @@ class Log:
     split: str
     history: int
     candidates: int
+    repeats: str
 
     @property
     def data(self) -> dict[str, Any]:
         """The settings below `data` that belong to the log, without the files."""
         columns = {**({} if self.timed else {"time": None}), **({} if self.rated else {"rating": None})}
-        names = ("min_rating", "split", "history", "candidates")
+        names = ("min_rating", "split", "history", "candidates", "repeats")
         return {
             "sample": "none",
             "on_bad_row": "drop",
@@ -85,6 +86,7 @@ def logs(draw: st.DrawFn, users: int = 5, least: int = 1, most: int = 60) -> Log
         split=draw(st.sampled_from(["auto", "time", "last_two"] if timed else ["auto", "last_two"])),
         history=draw(st.integers(1, 4)),
         candidates=draw(st.integers(2, 4)),
+        repeats=draw(st.sampled_from(["first", "first", "keep"])),
     )
 
 
@@ -257,7 +259,7 @@ def expected(log: Log, written: Written) -> Expected:
     whole: dict[str, list[Any]] = {}
     for row in sorted(rows):
         taken = whole.setdefault(row[0], [])
-        if row[4] not in [other[4] for other in taken]:
+        if not any(row[4] == other[4] and (log.repeats == "first" or row[1] == other[1]) for other in taken):
             taken.append(row)
     keep = {user: [row for row in taken if _kept(row, log)] for user, taken in whole.items()}
     everything = [row for taken in whole.values() for row in taken]

@@ -65,6 +65,9 @@ class DataSettings(Section):
     """Size of the candidate set: the target and uniformly drawn others."""
     seed: int = 0
     """Seed of the candidates; part of the protocol, unlike `seed`."""
+    repeats: Literal["first", "keep"] = "first"
+    """A user's interactions with one item: `first` counts only the first, and what was taken before is not recommended
+    from the whole catalogue; `keep` counts each (music, groceries), and everything may be recommended."""
 
     @field_validator("encoding")
     @classmethod

@@ -60,6 +60,7 @@ def order_partition(plan: Plan, index: int, scattered: Scattered) -> dict[str, A
         one_file=scattered.one_file,
         min_rating=plan.data.min_rating,
         fractions=scattered.fractions,
+        repeats=plan.data.repeats == "keep",
     )
     sink = io.BytesIO()
     pq.write_table(found.to_table(), sink, compression="lz4")
@@ -108,7 +109,13 @@ def build_partition(plan: Plan, index: int, times: tuple[int, int] | None, out: 
     splits = examples.split_by_time(found, *times) if times else examples.split_last_two(found)
     data = plan.data
     made = examples.build(
-        found, splits, ray.get(plan.catalogue), history=data.history, count=data.candidates, seed=data.seed
+        found,
+        splits,
+        ray.get(plan.catalogue),
+        history=data.history,
+        count=data.candidates,
+        seed=data.seed,
+        repeats=data.repeats == "keep",
     )
     tables.write_part(out, "sequences", index, made.sequences)
     tables.write_part(out, "taken", index, made.taken)

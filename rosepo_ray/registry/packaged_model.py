@@ -4,8 +4,8 @@ It needs neither Ray nor an installed rosepo_ray (the package travels with the m
 column `history` and, optionally, `candidates` (lists of item ids, oldest history first) and `example_id`, and answers
 `ranked` (best first) and `scores` (summed log-probabilities in that order): the candidates, or where none are given
 the best of the whole catalogue, exactly, as many as the parameter `top` says (10). The items of the history are left
-out of these, so give all of it, also what is older than the policy reads; the parameter `repeats` lets them in. These
-are the evaluation stage's rankings, made by the same functions.
+out of these, so give all of it, also what is older than the policy reads; the parameter `repeats` lets them in (by
+default after data.repeats keep). These are the evaluation stage's rankings, made by the same functions.
 """
 
 from __future__ import annotations

@@ -57,7 +57,9 @@ def policy_hash(policy: str) -> str:
     return digest.hexdigest()
 
 
-def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits: EvaluationSettings) -> str:
+def log_model(
+    tracker: Tracker, policy: str, data: str, *, history: int, repeats: bool, limits: EvaluationSettings
+) -> str:
     """Log the policy folder at `policy` as a pyfunc in the run `align`; returns its `models:/…` URI.
 
     Args:
@@ -65,6 +67,7 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits:
         policy: URI of a folder that `rosepo_ray.policy.store.load` reads.
         data: URI of the data stage's folder (for `items`).
         history: items of a history that the policy was trained to see at most.
+        repeats: whether users take items again, so that a ranking of the whole catalogue may hold their history.
         limits: rows and tokens of a forward pass, and the memory of a search through the catalogue.
 
     Raises:
@@ -91,7 +94,7 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits:
         params=ParamSchema(
             [
                 ParamSpec("top", DataType.integer, requests.DEFAULT_TOP),
-                ParamSpec("repeats", DataType.boolean, False),
+                ParamSpec("repeats", DataType.boolean, repeats),
             ]
         ),
     )

@@ -119,6 +119,7 @@ def _run(data: DataSettings, out: str) -> dict[str, Any]:
             history=data.history,
             candidates=data.candidates,
             seed=data.seed,
+            repeats=data.repeats,
         ),
         "split": how,
     }

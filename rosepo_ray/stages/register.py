@@ -42,7 +42,12 @@ def run(settings: Settings, inputs: dict[str, str], run_dir: str) -> dict[str, A
         packaging.announce(tracker, settings.mlflow.model, version)
     else:
         uri = packaging.log_model(
-            tracker, policy, inputs["data"], history=settings.data.history, limits=settings.evaluation
+            tracker,
+            policy,
+            inputs["data"],
+            history=settings.data.history,
+            repeats=settings.data.repeats == "keep",
+            limits=settings.evaluation,
         )
         predictions = storage.join(inputs["evaluate"], "predictions", "aligned")
         judged = evaluate.judged(settings, inputs["data"])

@@ -166,7 +166,8 @@ def test_result_is_the_same_whatever_the_layout(tmp_path, log, monkeypatch):
 def test_protocol_hash_follows_what_defines_the_test_rows(tmp_path, log):
     base = run(tmp_path / "a", **log)
     assert run(tmp_path / "a", **log) == base
-    for changed in ({"seed": 1}, {"history": 3}, {"min_rating": 4}, {"split": "last_two"}, {"candidates": 5}):
+    changes = ({"seed": 1}, {"history": 3}, {"min_rating": 4}, {"split": "last_two"}, {"candidates": 5})
+    for changed in (*changes, {"repeats": "keep"}):
         other = run(tmp_path / "b", **{**log, **changed})
         assert other["protocol"] != base["protocol"]
         assert other["dataset"] == base["dataset"]

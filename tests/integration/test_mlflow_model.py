@@ -94,7 +94,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     tracker = Tracker(Settings(), str(run))
     uris = {
         name: packaging.log_model(
-            tracker, str(run / name), str(run / "data"), history=10, limits=EvaluationSettings(batch=4)
+            tracker, str(run / name), str(run / "data"), history=10, repeats=False, limits=EvaluationSettings(batch=4)
         )
         for name in wanted
     }

@@ -54,8 +54,11 @@ def split_last_two(log: UserLog) -> Splits:
     return Splits(split_N, split_N == split.TRAIN)
 
 
-def build(log: UserLog, splits: Splits, item_ids: pa.Array, *, history: int, count: int, seed: int) -> Tables:
+def build(
+    log: UserLog, splits: Splits, item_ids: pa.Array, *, history: int, count: int, seed: int, repeats: bool
+) -> Tables:
     """Every kept interaction but a user's first is the target of one example; `count` is the size of a candidate set.
+    With `repeats` users take items again, so a ranking of the whole catalogue leaves out none.
 
     Raises BadInput for a user who has taken so many items that too few are left to draw from.
     """
@@ -80,7 +83,7 @@ def build(log: UserLog, splits: Splits, item_ids: pa.Array, *, history: int, cou
             "target": item_ids.take(pa.array(item_K[rows])),
             "candidates": _lists(np.full(len(rows), count), placed.ravel(), item_ids),
             "split": pa.array(split.NAMES, pa.string()).take(pa.array(part_E)),
-            "seen": pa.array(kept[rows] - np.searchsorted(log.user_N, user_E), pa.int32()),
+            "seen": pa.array((kept[rows] - np.searchsorted(log.user_N, user_E)) * (not repeats), pa.int32()),
         },
         schema=schemas.SCHEMAS["examples"],
     )
@@ -91,12 +94,13 @@ def build(log: UserLog, splits: Splits, item_ids: pa.Array, *, history: int, cou
         {"user_id": users.take(pa.array(present)), "items": _lists(lengths[present], log.item_N[training], item_ids)},
         schema=schemas.SCHEMAS["sequences"],
     )
-    early = splits.training_N
+    new_N = log.new_N
+    early_N = splits.training_N & new_N
     taken = pa.table(
         {
             "user_id": users,
-            "training": _lists(np.bincount(log.user_N[early], minlength=len(users)), log.item_N[early], item_ids),
-            "whole": _lists(np.bincount(log.user_N, minlength=len(users)), log.item_N, item_ids),
+            "training": _lists(np.bincount(log.user_N[early_N], minlength=len(users)), log.item_N[early_N], item_ids),
+            "whole": _lists(np.bincount(log.user_N[new_N], minlength=len(users)), log.item_N[new_N], item_ids),
         },
         schema=schemas.SCHEMAS["taken"],
     )
@@ -148,7 +152,7 @@ def _candidates(
 
 
 def _check_room(log: UserLog, user_E: np.ndarray, items: int, count: int) -> None:
-    took = np.bincount(log.user_N, minlength=len(log.users))
+    took = np.bincount(log.user_N[log.new_N], minlength=len(log.users))
     tight = np.intersect1d(np.flatnonzero(items - took < count - 1), user_E)
     if len(tight):
         worst = tight[np.argmax(took[tight])]

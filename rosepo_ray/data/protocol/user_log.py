@@ -1,4 +1,4 @@
-"""The log of one partition of users: ordered, each item at most once per user, with what the rating filter keeps."""
+"""The log of one partition of users: ordered, each event once, with what the rating filter keeps."""
 
 from __future__ import annotations
 
@@ -62,6 +62,14 @@ class UserLog:
         """Kept interactions of each user [U]."""
         return np.bincount(self.user_N[self.kept_N], minlength=len(self.users))
 
+    @property
+    def new_N(self) -> np.ndarray:
+        """Whether an interaction is its user's first with its item."""
+        mask = np.zeros(len(self.user_N), bool)
+        pairs = self.user_N.astype(np.int64) * (self.item_N.max(initial=0) + 1) + self.item_N
+        mask[np.unique(pairs, return_index=True)[1]] = True
+        return mask
+
     def to_table(self) -> pa.Table:
         users = pa.array(self.users, pa.string()).take(pa.array(self.user_N))
         return pa.table([users, self.item_N, self.time_N, self.tie_N, self.kept_N], schema=STORED)
@@ -78,12 +86,13 @@ class UserLog:
 
 
 def order(
-    rows: pa.Table, *, items: int, one_file: bool, min_rating: float | None, fractions: bool
+    rows: pa.Table, *, items: int, one_file: bool, min_rating: float | None, fractions: bool, repeats: bool
 ) -> tuple[UserLog, int, np.ndarray]:
     """The log of the users in `rows` (schema ROWS, any order), the number of duplicates dropped, and the ratings [N].
 
     Of the interactions of one user with one item the first counts, before the rating filter: a later, better rating
-    makes it no new event. `fractions`: some time of the log has decimals, so whole times are scaled like those.
+    makes it no new event. With `repeats` each counts that has another time.
+    `fractions`: some time of the log has decimals, so whole times are scaled like those.
     Rows are identified by value alone, so neither the order of `rows` nor the layout of files matters, except for
     the input row where the log is one file.
     """
@@ -99,7 +108,10 @@ def order(
     tie = rows["row"].to_numpy() if one_file else item.astype(np.int64)
     # Copies of one event in several files may differ in the rating alone; then the lowest comes first.
     order_N = np.lexsort((tie, time, user)) if one_file else np.lexsort((rating, tie, time, user))
-    _, first = np.unique(user[order_N].astype(np.int64) * items + item[order_N], return_index=True)
+    once_N = user[order_N].astype(np.int64)  # within which an item counts once
+    if repeats:
+        once_N = np.cumsum((np.diff(once_N, prepend=-1) != 0) | (np.diff(time[order_N], prepend=0) != 0))
+    _, first = np.unique(once_N * items + item[order_N], return_index=True)
     chosen = order_N[np.sort(first)]
     kept = np.ones(len(chosen), bool) if min_rating is None else rating[chosen] >= np.float32(min_rating)
     log = UserLog(users, user[chosen], item[chosen], time[chosen], tie[chosen], kept)

@@ -57,6 +57,7 @@ def make(case: Log, uri: str, one_file: bool) -> tuple[dict[str, Any], dict[str,
             one_file=one_file,
             min_rating=case.min_rating,
             fractions=fractions,
+            repeats=case.repeats == "keep",
         )
         for number in range(PARTITIONS)
     ]
@@ -67,7 +68,8 @@ def make(case: Log, uri: str, one_file: bool) -> tuple[dict[str, Any], dict[str,
     popularity = np.zeros(len(case.items), np.int64)
     for found in users:
         splits = examples.split_by_time(found, *times) if times else examples.split_last_two(found)
-        made = examples.build(found, splits, pa.array(case.items), history=case.history, count=case.candidates, seed=0)
+        how = {"history": case.history, "count": case.candidates, "seed": 0, "repeats": case.repeats == "keep"}
+        made = examples.build(found, splits, pa.array(case.items), **how)
         for name, table in tables.items():
             table += getattr(made, name).to_pylist()
         popularity += made.popularity
@@ -97,21 +99,24 @@ def split_times(users: list[user_log.UserLog], kept: int) -> list[int]:
 def check(case: Log, tables: dict[str, Any], counts: dict[str, int], reference: Expected) -> None:
     """The invariants, then equality with the reference."""
     sequences = {row["user_id"]: row["items"] for row in tables["sequences"]}
+    taken = {row["user_id"]: row["whole"] for row in tables["taken"]}
     targets: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
     for row in tables["examples"]:
         user, target = row["user_id"], row["target"]
         targets[row["split"]].add((user, target))
-        order = reference.order[user]
-        assert target in order
-        assert target not in row["history"]
-        assert set(row["history"]) <= set(order[: order.index(target)]), "the history holds the target's future"
+        order, position = reference.order[user], int(row["example_id"].split(":")[1])
+        assert order[position] == target
+        assert row["history"] == order[:position][-case.history :], "the history holds the target's future"
+        assert row["seen"] == (0 if case.repeats == "keep" else taken[user].index(target))
+        if case.repeats == "first":
+            assert target not in row["history"]
         others = [item for item in row["candidates"] if item != target]
         assert len(row["candidates"]) == len(set(row["candidates"])) == case.candidates
         assert len(others) == case.candidates - 1, "the target is there once"
-        taken = reference.training[user] if row["split"] == "train" else reference.whole[user]
-        assert not set(others) & taken, "a candidate was taken"
+        own = reference.training[user] if row["split"] == "train" else reference.whole[user]
+        assert not set(others) & own, "a candidate was taken"
     for held_out in ("validation", "test"):
-        for user, target in targets[held_out]:
+        for user, target in targets[held_out] if case.repeats == "first" else ():
             assert target not in sequences.get(user, []), "a held-out item is in the training sequences"
             assert (user, target) not in targets["train"]
     for row in tables["examples"]:
@@ -124,7 +129,8 @@ def check(case: Log, tables: dict[str, Any], counts: dict[str, int], reference: 
     assert {name: counts[name] for name in reference.counts} == reference.counts
     assert sequences == reference.sequences
     assert {row["user_id"]: set(row["training"]) for row in tables["taken"]} == reference.training
-    assert {row["user_id"]: set(row["whole"]) for row in tables["taken"]} == reference.whole
+    assert {user: set(items) for user, items in taken.items()} == reference.whole
+    assert all(len(set(items)) == len(items) for items in taken.values())
     found = {
         row["example_id"]: (row["user_id"], row["history"], row["target"], row["split"]) for row in tables["examples"]
     }
