@@ -41,6 +41,8 @@ class Plan:
     columns: Columns
     files: list[SourceFile]
     catalogue: ray.ObjectRef
+    ordered: str = "ordered"
+    """How the files of the partitions are called after pass B."""
 
 
 def find_source(data: DataSettings, work: str) -> Source:

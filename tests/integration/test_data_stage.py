@@ -71,6 +71,7 @@ def test_movielens(ray_cluster, tmp_path):
         "dropped": dict.fromkeys(KINDS, 0),
         "interactions": 100_000,
         "unknown_items": 0,
+        "left_out": dict.fromkeys(("window", "users", "max_per_user", "rare"), 0),
         "duplicates": 0,
         "filtered": 44_625,
         "kept": 55_375,
@@ -190,6 +191,7 @@ def test_columns_by_name_unknown_items_duplicates_and_dates(tmp_path):
         "dropped": dict.fromkeys(KINDS, 0),
         "interactions": 32,
         "unknown_items": 1,
+        "left_out": dict.fromkeys(("window", "users", "max_per_user", "rare"), 0),
         "duplicates": 1,
         "filtered": 0,
         "kept": 30,
@@ -198,6 +200,59 @@ def test_columns_by_name_unknown_items_duplicates_and_dates(tmp_path):
         "examples": {"train": 21, "validation": 3, "test": 3},
     }
     assert content(tmp_path / "out")["items"][2]["title"] == "Movie, 10"
+
+
+def test_a_part_of_the_log_is_chosen(tmp_path, log):
+    """Window, a robot left out and the k-core against plain Python."""
+    rows = [*events(), *(("robot", f"i{i}", 5, 1000 + i) for i in range(40))]
+    path = write_csv(tmp_path / "more.csv", HEADER, rows)
+    chosen = {"since": 1010, "until": 1170, "max_per_user": 20, "min_user": 6, "min_item": 2, "min_rating": 4}
+    info = run(tmp_path / "out", **{**log, "interactions": path}, **chosen)
+    inside = [row for row in rows if 1010 <= row[3] < 1170]
+    calm = [row for row in inside if sum(other[0] == row[0] for other in inside) <= 20]
+    left, before = calm, []
+    while left != before:
+        before = left
+        for place, least in ((0, 6), (1, 2)):
+            kept = [row[place] for row in left if row[2] >= 4]
+            left = [row for row in left if kept.count(row[place]) >= least]
+    assert info["counts"]["left_out"] == {
+        "window": len(rows) - len(inside),
+        "users": 0,
+        "max_per_user": len(inside) - len(calm),
+        "rare": len(calm) - len(left),
+    }
+    assert all(info["counts"]["left_out"][name] for name in ("window", "max_per_user", "rare"))
+    assert info["counts"]["kept"] == sum(row[2] >= 4 for row in left) > 0
+    found = content(tmp_path / "out")
+    assert {row["item_id"] for row in found["items"]} == {row[1] for row in left}
+    assert {row["user_id"]: set(row["whole"]) for row in found["taken"]} == {
+        user: {row[1] for row in left if row[0] == user} for user in {row[0] for row in left}
+    }
+    assert all(row["title"] == f"Title {int(row['item_id'][1:]) % 30}, The" for row in found["items"])
+
+
+def test_a_sample_of_the_users_is_fixed_by_the_protocols_seed(tmp_path, log):
+    whole = run(tmp_path / "whole", **log)
+    users = set()
+    for share in (0.4, 0.8):
+        info = run(tmp_path / str(share), **log, users=share)
+        found = {row["user_id"] for row in content(tmp_path / str(share))["taken"]}
+        assert users < found
+        users = found
+        assert info["counts"]["left_out"]["users"] == 15 * (12 - len(found))
+        assert info["protocol"] != whole["protocol"]
+
+
+def test_a_user_with_much_of_the_log_is_named(tmp_path, log, caplog):
+    rows = [(f"u{u}", f"i{u % 5 + n}", 5, 10 * u + n) for u in range(200) for n in range(3)]
+    rows += [("nan", f"i{i}", 5, i) for i in range(36)]
+    path = write_csv(tmp_path / "log.csv", HEADER, rows)
+    run(tmp_path / "out", **{**log, "interactions": path})
+    assert "user 'nan' has 36 of the 636 interactions (6 %)" in caplog.text
+    caplog.clear()
+    run(tmp_path / "out", **{**log, "interactions": path}, max_per_user=30)
+    assert "has" not in caplog.text
 
 
 def test_an_order_without_time(tmp_path, log):
@@ -232,6 +287,10 @@ BAD = {
         "some times of the log are numbers and others",
     ),
     "room": ({"candidates": 28}, r"user 'u\d+' took 15 of the 41 items.*--data.candidates to 27"),
+    "window": ({"since": 5, "until": 5}, r"data\.since 5 does not come before data\.until 5"),
+    "clock": ({"since": "2020-01-01"}, r"data\.since is a date, but the times of the log are numbers"),
+    "rare": ({"min_item": 13}, r"data\.min_item 13 leave 0 items, too few for candidate sets of 4"),
+    "seldom": ({"min_user": 16}, r"no user of the log has two items .*, 180 left out by other settings"),
     "unordered": ({"columns": {"time": None}, "split": "time"}, "data.columns.time is null"),
 }
 

@@ -29,7 +29,6 @@ STORED = pa.schema(
         ("user_id", pa.string()),
         ("item", pa.int32()),
         ("timestamp", pa.int64()),
-        ("tie", pa.int64()),
         ("kept", pa.bool_()),
     ]
 )
@@ -44,7 +43,8 @@ def partition_of(users: pa.Array | pa.ChunkedArray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class UserLog:
-    """Interactions [N] sorted by (user id, timestamp, tie); U users sorted by id."""
+    """Interactions [N] sorted by user id and time, equal times by the input row where the log is one file, else
+    by item; U users sorted by id."""
 
     users: list[str]
     user_N: np.ndarray
@@ -52,8 +52,6 @@ class UserLog:
     item_N: np.ndarray
     """Index into the items sorted by id."""
     time_N: np.ndarray
-    tie_N: np.ndarray
-    """What orders equal timestamps: the input row where the log is one file, else the item."""
     kept_N: np.ndarray
     """Whether the rating filter keeps the interaction as history and target."""
 
@@ -72,7 +70,7 @@ class UserLog:
 
     def to_table(self) -> pa.Table:
         users = pa.array(self.users, pa.string()).take(pa.array(self.user_N))
-        return pa.table([users, self.item_N, self.time_N, self.tie_N, self.kept_N], schema=STORED)
+        return pa.table([users, self.item_N, self.time_N, self.kept_N], schema=STORED)
 
     @staticmethod
     def from_table(table: pa.Table) -> UserLog:
@@ -81,7 +79,7 @@ class UserLog:
         return UserLog(
             encoded.dictionary.to_pylist(),
             encoded.indices.to_numpy(),
-            *(table[name].to_numpy() for name in ("item", "timestamp", "tie", "kept")),
+            *(table[name].to_numpy() for name in ("item", "timestamp", "kept")),
         )
 
 
@@ -114,7 +112,7 @@ def order(
     _, first = np.unique(once_N * items + item[order_N], return_index=True)
     chosen = order_N[np.sort(first)]
     kept = np.ones(len(chosen), bool) if min_rating is None else rating[chosen] >= np.float32(min_rating)
-    log = UserLog(users, user[chosen], item[chosen], time[chosen], tie[chosen], kept)
+    log = UserLog(users, user[chosen], item[chosen], time[chosen], kept)
     return log, len(order_N) - len(chosen), rating[chosen]
 
 
