@@ -5,14 +5,14 @@ from __future__ import annotations
 from rosepo_ray.catalogue.encoders import build_encoder
 from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.rejection import Popularity, SelfHard, Semantic, StrategySettings, Uniform
-from rosepo_ray.rejection.base import Pick, RejectionRow, Strategy
+from rosepo_ray.rejection.base import NothingToReject, Pick, RejectionRow, Strategy
 from rosepo_ray.rejection.mix import MixStrategy
 from rosepo_ray.rejection.popularity import PopularityStrategy
 from rosepo_ray.rejection.self_hard import SelfHardStrategy
 from rosepo_ray.rejection.semantic import SemanticStrategy
 from rosepo_ray.rejection.uniform import UniformStrategy
 
-__all__ = ["Catalogue", "Pick", "RejectionRow", "Strategy", "build"]
+__all__ = ["Catalogue", "NothingToReject", "Pick", "RejectionRow", "Strategy", "build"]
 
 
 def build(settings: StrategySettings, catalogue: Catalogue, encoder_name: str) -> Strategy:

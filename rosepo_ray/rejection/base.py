@@ -42,6 +42,10 @@ class Pick:
     strategy: str
 
 
+class NothingToReject(BadInput):
+    """A row has too few items that could be rejected; another row may have enough."""
+
+
 class Strategy(ABC):
     """Picks K rejected items per row in two phases, so that one scoring pass of the policy serves everything.
 
@@ -73,7 +77,7 @@ class Strategy(ABC):
         """K picks; None where a slot waits for the policy's scores.
 
         Raises:
-            BadInput: the row has no K distinct items to reject.
+            NothingToReject: the row has no K distinct items to reject.
         """
         picks: list[Pick | None] = [None] * k
         for slot in range(k):
@@ -88,7 +92,7 @@ class Strategy(ABC):
         """The picks with the open slots filled, from log-probabilities in the order of `row.candidates`.
 
         Raises:
-            BadInput: the row has no K distinct items to reject.
+            NothingToReject: the row has no K distinct items to reject.
             RosepoError: the scores do not fit the candidates or are not finite.
         """
         filled: list[Pick | None] = list(picks)
@@ -115,7 +119,7 @@ def _pick(
     taken = {pick.item_id for pick in picks if pick is not None}
     item = source.draw(row, slot, taken, candidate_logps, seed)
     if item is None:
-        raise BadInput(
+        raise NothingToReject(
             f"row {row.example_id}: {len(picks)} distinct rejected items were asked for, but strategy {source.name} "
             f"finds none for slot {slot + 1} beside the target, what the user took and the other slots; "
             "lower rejection.k, raise data.candidates or choose another rejection.strategy"

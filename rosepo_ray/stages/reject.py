@@ -3,6 +3,7 @@ and the reference log-probabilities of chosen and rejected in the same pass."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,18 @@ from rosepo_ray import storage
 from rosepo_ray.config.settings import Settings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.on_ray import cluster, scoring
+from rosepo_ray.rejection.base import NothingToReject
 from rosepo_ray.storage import tables
+
+_MOST_PASSED_OVER = 0.1
+"""Share of the examples that may have nothing to reject."""
 
 
 def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
     """Write `pairs` for the training examples (or a hashed subset of them) and a hashed subset of the validation ones.
 
     Examples and exclusions are read part by part (they are partitioned by user alike) and never all at once. Units that
-    a killed run had stored are kept.
+    a killed run had stored are kept. Examples that have nothing to reject are passed over and counted.
     """
     limits = {"train": settings.rejection.examples, "validation": settings.rejection.validation_examples}
     choice = scoring.choose(inputs["data"], limits, settings.seed, "pairs")
@@ -31,20 +36,33 @@ def run(settings: Settings, inputs: dict[str, str], out: str) -> dict[str, Any]:
         return _with_exclusions(choice.rows(examples[unit.part])[unit.start : unit.stop], taken[unit.part])
 
     arguments = (settings, inputs["data"], inputs["sft"])
-    rows = scoring.complete(settings, "reject", planned, read, Rejector, arguments, "pairs", lambda unit: out)
-    return _counted(out, rows)
+    rows = scoring.complete(
+        settings, "reject", planned, read, Rejector, arguments, "pairs", lambda unit: out, _with_rejected
+    )
+    if (stored := len(tables.parts(out, "pairs"))) != len(planned):
+        raise RosepoError(f"{out} holds {stored} of {len(planned)} units; remove this folder and run again")
+    return _counted(out, rows, settings.rejection.k)
 
 
-def _counted(out: str, rows: int) -> dict[str, Any]:
+def _with_rejected(pairs: pa.Table) -> pa.Table:
+    return pairs.filter(pc.greater(pc.list_value_length(pairs["rejected"]), 0))
+
+
+def _counted(out: str, rows: int, k: int) -> dict[str, Any]:
     made = tables.read(out, "pairs", ["split", "strategy"])
     counts = {"train": 0, "validation": 0} | _count(made["split"])
+    passed_over = rows - made.num_rows
+    if passed_over > _MOST_PASSED_OVER * rows:
+        raise BadInput(
+            f"{passed_over} of {rows} examples have no {k} distinct items that could be rejected beside the target, "
+            "what the user took and items with the same titles; lower rejection.k, raise data.candidates, choose "
+            "another rejection.strategy, or give the items titles of their own"
+        )
     if not counts["train"] or not counts["validation"]:
         raise BadInput(
             f"there are {counts['train']} training and {counts['validation']} validation pairs; give more data"
         )
-    if made.num_rows != rows:
-        raise RosepoError(f"{out} holds {made.num_rows} pairs of {rows} examples; remove this folder and run again")
-    return {"pairs": counts, "strategies": _count(pc.list_flatten(made["strategy"]))}
+    return {"pairs": counts, "strategies": _count(pc.list_flatten(made["strategy"])), "passed_over": passed_over}
 
 
 def _count(values: pa.ChunkedArray) -> dict[str, int]:
@@ -62,6 +80,14 @@ def _with_exclusions(rows: pa.Table, taken: str) -> pa.Table:
         for user, split in zip(rows["user_id"].to_pylist(), rows["split"].to_pylist(), strict=True)
     ]
     return rows.append_column("excluded", pa.array(excluded, pa.list_(pa.string())))
+
+
+def _unless_nothing(pick: Callable[..., list[Any]], *arguments: Any) -> list[Any]:
+    """The picks of a row; none where it has too few items to reject, so that it is passed over."""
+    try:
+        return pick(*arguments)
+    except NothingToReject:
+        return []
 
 
 class Rejector:
@@ -95,7 +121,7 @@ class Rejector:
             )
             for r in rows
         ]
-        proposed = [self.strategy.propose(row, k, seed) for row in framed]
+        proposed = [_unless_nothing(self.strategy.propose, row, k, seed) for row in framed]
         pool = [list(row["candidates"]) if self.strategy.needs_scores else [row["target"]] for row in rows]
         for items, waiting in zip(pool, proposed, strict=True):
             items += [pick.item_id for pick in waiting if pick is not None and pick.item_id not in items]
@@ -109,7 +135,8 @@ class Rejector:
             logp = dict(zip(items, values.tolist(), strict=True))
             picks = [pick for pick in waiting if pick is not None]  # those that needed no scores
             if len(picks) < len(waiting):
-                picks = self.strategy.complete(frame, waiting, np.array([logp[c] for c in row["candidates"]]), seed)
+                of_candidates = np.array([logp[c] for c in row["candidates"]])
+                picks = _unless_nothing(self.strategy.complete, frame, waiting, of_candidates, seed)
             out.append(self._pair(row, picks, logp))
         return tables.from_rows("pairs", out)
 

@@ -159,5 +159,5 @@ def _check_room(log: UserLog, user_E: np.ndarray, items: int, count: int) -> Non
         raise BadInput(
             f"user '{log.users[worst]}' took {took[worst]} of the {items} items, which leaves {items - took[worst]} "
             f"for candidate sets of {count} (target included); lower --data.candidates to "
-            f"{items - int(took[worst]) + 1} or leave such users out of the log"
+            f"{items - int(took[worst]) + 1} or leave such users out with --data.max_per_user"
         )
