@@ -282,6 +282,7 @@ def test_the_summary_holds_what_a_program_reads(
     assert found["epsilon"].keys() == {"train", "validation"}
     assert {"ece", "pair_accuracy", "temperature"} <= found["oracle"].keys()
     assert found["mlflow"]["version"] == "1"
+    assert found["passed_over"] == 0
     for name in ("target_arp", "dataset", "protocol", "peak_pss_bytes", "stages"):
         assert found[name]
     assert "aligned" in summary.table(found)
