@@ -3,7 +3,7 @@
     python benchmarks/data_polars.py --log LOG_FOLDER --items items.parquet --out OUT --min-rating 3
 
 Same tables, same filters, same split: each user's first interaction with an item counts, those rated too low are no
-targets, the kept ones are cut 8:1:1 by global time, every kept interaction but a user's first is an example with up to
+targets, the kept ones are cut 8:1:1 at two times, every kept interaction but a user's first is an example with up to
 HISTORY items and CANDIDATES candidates. Only the random draws differ (polars has no sampling that avoids a user's
 items, so NumPy draws them, with one generator for all rows). It holds the log in memory, looks for no malformed rows
 and depends on no seed per row, all of which the package does otherwise.
@@ -46,11 +46,11 @@ def ordered(log: str, items: pl.DataFrame) -> tuple[pl.DataFrame, pl.Series]:
     return table, users
 
 
-def before(key: tuple[int, int, int]) -> pl.Expr:
-    """Whether an interaction lies before `key` = (time, item, user) in the global order."""
-    time_, item, user = key
-    tied = (pl.col("item") < item) | ((pl.col("item") == item) & (pl.col("user") < user))
-    return (pl.col("timestamp") < time_) | ((pl.col("timestamp") == time_) & tied)
+def cut(times: pl.Series, rank: int) -> int:
+    """The time with as near to `rank` of the sorted times before it as equal ones allow."""
+    time_ = times[rank]
+    below, through = (times.search_sorted(time_, side) for side in ("left", "right"))
+    return time_ if rank - below <= through - rank else time_ + 1
 
 
 def draw(rng: np.random.Generator, user: np.ndarray, banned: np.ndarray, count: int) -> np.ndarray:
@@ -123,11 +123,11 @@ def run(log: str, items_file: str, out: Path, min_rating: float | None) -> dict[
         table = table.with_columns(kept=pl.col("rating") >= min_rating)
     else:
         table = table.with_columns(kept=pl.lit(True))
-    kept = table.lazy().filter("kept")
-    keys = kept.select("timestamp", "item", "user").sort("timestamp", "item", "user").collect()
-    bounds = [keys.row(len(keys) * share // 10) for share in (8, 9)]
-    split = pl.when(before(bounds[0])).then(0).when(before(bounds[1])).then(1).otherwise(2)
-    table = table.with_columns(early=before(bounds[0]), split=split.cast(pl.UInt8))
+    times = table.lazy().filter("kept").select("timestamp").collect()["timestamp"].sort()
+    before = [pl.col("timestamp") < cut(times, len(times) * share // 10) for share in (8, 9)]
+    split = pl.when(before[0]).then(0).when(before[1]).then(1).otherwise(2)
+    seen = pl.int_range(pl.len(), dtype=pl.Int32).over("user")
+    table = table.with_columns(early=before[0], split=split.cast(pl.UInt8), seen=seen)
     for name in ("items", "sequences", "taken", "examples"):
         (out / name).mkdir(parents=True, exist_ok=True)
     named = names.gather
@@ -152,6 +152,7 @@ def run(log: str, items_file: str, out: Path, min_rating: float | None) -> dict[
             target="item_id",
             candidates=sets,
             split=pl.Series(["train", "validation", "test"]).gather(rows["split"]),
+            seen="seen",
         ).write_parquet(out / f"examples/part-{number:05d}.parquet", compression="zstd")
         made += len(rows)
 

@@ -85,7 +85,7 @@ def refuse_different(ours: Path, theirs: Path) -> None:
 
     if rows(ours) != rows(theirs):
         raise SystemExit(f"error: the stage wrote {rows(ours)} rows, the polars script {rows(theirs)}")
-    columns = ["example_id", "history", "target", "split"]
+    columns = ["example_id", "history", "target", "split", "seen"]
     sizes = []
     found = []
     for out in (ours, theirs):

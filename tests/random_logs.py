@@ -48,12 +48,13 @@ class Log:
     candidates: int
     quote: str
     escape: str | None
+    repeats: str
 
     @property
     def data(self) -> dict[str, Any]:
         """The settings below `data` that belong to the log, without the files."""
         columns = {**({} if self.timed else {"time": None}), **({} if self.rated else {"rating": None})}
-        names = ("min_rating", "split", "history", "candidates")
+        names = ("min_rating", "split", "history", "candidates", "repeats")
         return {
             "sample": "none",
             "on_bad_row": "drop",
@@ -91,6 +92,7 @@ def logs(draw: st.DrawFn, users: int = 5, least: int = 1, most: int = 60) -> Log
         candidates=draw(st.integers(2, 4)),
         quote=draw(st.sampled_from("\"'")),
         escape=draw(st.sampled_from([None, "\\"])),
+        repeats=draw(st.sampled_from(["first", "first", "keep"])),
     )
 
 
@@ -270,12 +272,15 @@ def expected(log: Log, written: Written) -> Expected:
     whole: dict[str, list[Any]] = {}
     for row in sorted(rows):
         taken = whole.setdefault(row[0], [])
-        if row[4] not in [other[4] for other in taken]:
+        if not any(row[4] == other[4] and (log.repeats == "first" or row[1] == other[1]) for other in taken):
             taken.append(row)
     keep = {user: [row for row in taken if _kept(row, log)] for user, taken in whole.items()}
     everything = [row for taken in whole.values() for row in taken]
-    splits = _by_time(keep) if log.timed and log.split != "last_two" else _last_two(keep)
-    early = _before(whole, splits, by_time=log.timed and log.split != "last_two")
+    if log.timed and log.split != "last_two":
+        splits, early = _by_time(keep, whole)
+    else:
+        splits = _last_two(keep)
+        early = _before_last_two(whole, splits)
     examples = {}
     for user, taken in keep.items():
         for position in range(1, len(taken)):
@@ -318,20 +323,19 @@ def _kept(row: Any, log: Log) -> bool:
     return log.min_rating is None or row[3] >= log.min_rating
 
 
-def _global(row: Any) -> Any:
-    return row[1], row[2], row[0]
-
-
-def _by_time(keep: dict[str, list[Any]]) -> dict[Any, str]:
-    rows = sorted((row for taken in keep.values() for row in taken), key=_global)
-    return {
-        row: "train"
-        if 10 * (rank + 1) <= 8 * len(rows)
-        else "validation"
-        if 10 * (rank + 1) <= 9 * len(rows)
-        else "test"
-        for rank, row in enumerate(rows)
-    }
+def _by_time(keep: dict[str, list[Any]], whole: dict[str, list[Any]]) -> tuple[dict[Any, str], dict[str, list[Any]]]:
+    """The split of each kept row, and what each user did before the validation split began."""
+    rows = [row for taken in keep.values() for row in taken]
+    times = sorted(row[1] for row in rows)
+    moments = []
+    for tenths in (8, 9) if times else ():
+        wanted = tenths * len(times) // 10
+        time = times[wanted]
+        before, through = times.index(time), times.index(time) + times.count(time)
+        moments.append(time if wanted - before <= through - wanted else time + 1)
+    splits = {row: "train" if row[1] < moments[0] else "validation" if row[1] < moments[1] else "test" for row in rows}
+    early = {user: [row for row in taken if not moments or row[1] < moments[0]] for user, taken in whole.items()}
+    return splits, early
 
 
 def _last_two(keep: dict[str, list[Any]]) -> dict[Any, str]:
@@ -342,11 +346,9 @@ def _last_two(keep: dict[str, list[Any]]) -> dict[Any, str]:
     return splits
 
 
-def _before(whole: dict[str, list[Any]], splits: dict[Any, str], *, by_time: bool) -> dict[str, list[Any]]:
-    """What each user did before the training split ended: for all at once, or for that user."""
+def _before_last_two(whole: dict[str, list[Any]], splits: dict[Any, str]) -> dict[str, list[Any]]:
     early = {}
-    ends = [_global(row) for row, split in splits.items() if split != "train"]
     for user, taken in whole.items():
-        mine = ends if by_time else [_global(row) for row in taken if splits.get(row, "train") != "train"]
-        early[user] = [row for row in taken if not mine or _global(row) < min(mine)]
+        ends = [row[1:3] for row in taken if splits.get(row, "train") != "train"]
+        early[user] = [row for row in taken if not ends or row[1:3] < min(ends)]
     return early

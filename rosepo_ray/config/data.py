@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
-from datetime import datetime
-from typing import Literal
+from datetime import date, datetime
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -120,6 +120,22 @@ class DataSettings(Section):
     """Size of the candidate set: the target and uniformly drawn others."""
     seed: int = 0
     """Seed of the candidates; part of the protocol, unlike `seed`."""
+    repeats: Literal["first", "keep"] = "first"
+    """A user's interactions with one item: `first` counts only the first, and what was taken before is not recommended
+    from the whole catalogue; `keep` counts each (music, groceries), and everything may be recommended."""
+    since: str | None = None
+    """Use only interactions from this time on: a number in the log's unit, or an ISO 8601 date where it has dates."""
+    until: str | None = None
+    """Use only interactions before this time."""
+    users: float = Field(1.0, gt=0, le=1)
+    """Use only this share of the users, chosen by hash of (data.seed, user)."""
+    max_per_user: int | None = Field(None, ge=1)
+    """Leave out users with more interactions than this: mostly they are no persons."""
+    min_user: int = Field(0, ge=0)
+    """Leave out users with fewer kept interactions than this, and items likewise with `data.min_item`, until none has
+    (a k-core)."""
+    min_item: int = Field(0, ge=0)
+    """Leave out items with fewer kept interactions than this, from the catalogue too; 1 leaves out what nobody took."""
 
     @field_validator("encoding")
     @classmethod
@@ -152,6 +168,20 @@ class DataSettings(Section):
             raise ValueError(
                 f"data.min_rating {self.min_rating:g} needs ratings, but data.columns.rating is null; name the column, "
                 "or set --data.min_rating null"
+            )
+        return self
+
+    @field_validator("since", "until", mode="before")
+    @classmethod
+    def _as_written(cls, moment: Any) -> Any:
+        """YAML reads a date as a date and a number as a number."""
+        return str(moment) if isinstance(moment, int | float | date) and not isinstance(moment, bool) else moment
+
+    @model_validator(mode="after")
+    def _window_known(self) -> DataSettings:
+        if bounds := [name for name in ("since", "until") if getattr(self, name) is not None and not self.columns.time]:
+            raise ValueError(
+                f"data.{bounds[0]} needs a time, but data.columns.time is null; name the column, or leave it out"
             )
         return self
 

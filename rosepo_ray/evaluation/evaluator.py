@@ -32,11 +32,15 @@ class Evaluator:
     ) -> None:
         self.policy, self.item_ids, self.evaluation, self.limits = policy, item_ids, evaluation, limits
         self.title_of = dict(zip(item_ids, titles, strict=True))
+        self.place_of = {item: place for place, item in enumerate(item_ids)}
         self.titles = TitleIndex(self.title_of)
         self.trie = TitleTrie.build(policy.prompter, list(titles), list(item_ids))
 
     def predictions(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Rows of `examples` with `rank_all` (is the whole catalogue ranked for it?) -> rows of `predictions`."""
+        """Rows of `examples` with `left_out` -> rows of `predictions`.
+
+        `left_out` names items that a ranking of the whole catalogue leaves out; null where it is not ranked.
+        """
         chosen, limits = self.evaluation, self.limits
         requests = []
         for row in rows:
@@ -55,41 +59,30 @@ class Evaluator:
             )
             for answer, text in zip(out, texts, strict=True):
                 answer |= {"generated": text, "outcome": self.titles.outcome(text)[0]}
-        ranked = [number for number, row in enumerate(rows) if row["rank_all"]]
+        ranked = [number for number, row in enumerate(rows) if row["left_out"] is not None]
         if ranked:
-            found = self._rank_catalogue([rows[n]["example_id"] for n in ranked], [requests[n] for n in ranked])
+            found = self._rank_catalogue([rows[n] for n in ranked], [requests[n] for n in ranked])
             for number, answer in zip(ranked, found, strict=True):
                 out[number] |= answer
         return out
 
-    def _rank_catalogue(self, row_ids: list[str], requests: list[Request]) -> list[dict[str, Any]]:
+    def _rank_catalogue(self, rows: list[dict[str, Any]], requests: list[Request]) -> list[dict[str, Any]]:
         limits = self.limits
+        row_ids = [row["example_id"] for row in rows]
         prompts = [self.policy.prompter.prompt_ids(request) for request in requests]
-        best = top_k(
-            self.policy,
-            self.trie,
-            prompts,
-            TOP,
-            row_ids,
-            batch=limits.batch,
-            tokens=limits.tokens,
-            cache_mib=limits.cache_mib,
-        )
+        how: dict[str, Any] = {
+            "tokens": limits.tokens,
+            "cache_mib": limits.cache_mib,
+            "left_out": [[self.place_of[item] for item in row["left_out"]] for row in rows],
+        }
+        best = top_k(self.policy, self.trie, prompts, TOP, row_ids, batch=limits.batch, **how)
         out: list[dict[str, Any]] = [
             {"top": [self.item_ids[item] for item in found.items], "top_scores": found.scores.tolist()}
             for found in best
         ]
         if self.evaluation.beams:
-            written = generate_items(
-                self.policy,
-                self.trie,
-                prompts,
-                row_ids,
-                limits.batch,
-                self.evaluation.beams,
-                tokens=limits.tokens,
-                cache_mib=limits.cache_mib,
-            )
+            beams = self.evaluation.beams
+            written = generate_items(self.policy, self.trie, prompts, row_ids, limits.batch, beams, **how)
             for answer, item in zip(out, written, strict=True):
                 answer["written_item"] = self.item_ids[item]
         return out

@@ -277,9 +277,9 @@ def _notes(judged: Judged, has_users: bool, units: int, draws: int, seed: int) -
         ),
         "gini, coverage": NO_INTERVAL,
         "full_": (
-            f"the whole catalogue, every item of it, ranked exactly to place {whole_catalogue.TOP}; a target beyond "
-            "is a miss; over a hashed sample of the judged rows (evaluation.catalogue_examples), the same for all "
-            "models"
+            "the whole catalogue without what the user had taken before the position (with data.repeats keep all of "
+            f"it), ranked exactly to place {whole_catalogue.TOP}; a target beyond is a miss; over a hashed sample of "
+            "the judged rows (evaluation.catalogue_examples), the same for all models"
         ),
         "catalogue_ratio": "share of written titles that stand in the catalogue, ambiguous ones included",
         "hr@1_valid": "over the rows that name exactly one candidate; hr@1 is over all rows and from the ranking",

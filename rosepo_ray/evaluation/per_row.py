@@ -155,8 +155,9 @@ def collect(model: str, predictions: pa.Table, judged: Judged) -> RowTable:
         "chance": wrong * chances,
     }
     written, absent = _written(model, rows, targets, judged)
+    seen_R = np.array([example["seen"] for example in judged.examples])
     ranked, full_RK, unranked = whole_catalogue.components(
-        model, rows, targets_R, histories, judged.item_index, judged.popularity_N, judged.group_N
+        model, rows, seen_R, targets_R, histories, judged.item_index, judged.popularity_N, judged.group_N
     )
     return RowTable(values | written | ranked, top_R[:, None], full_RK[:, None], absent | unranked)
 

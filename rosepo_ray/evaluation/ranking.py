@@ -13,9 +13,14 @@ CUTS = {"hr": (1, 5, 10), "ndcg": (5, 10)}
 
 
 def rank(
-    example_id: str, items: Sequence[str], scores: np.ndarray, count: int | None = None
+    example_id: str,
+    items: Sequence[str],
+    scores: np.ndarray,
+    count: int | None = None,
+    left_out: Sequence[int] | np.ndarray = (),
 ) -> tuple[list[str], np.ndarray]:
-    """Items, best first, and their scores in that order (float32 [N]); with `count` the first of them alone.
+    """Items, best first, and their scores in that order (float32 [N]); with `count` the first of them alone. The
+    positions in `left_out` get no place.
 
     Raises:
         RosepoError: scores [N] do not fit the items, or one is NaN: no place can be given to it.
@@ -26,7 +31,7 @@ def rank(
             f"row {example_id}: {len(items)} items cannot be ranked by scores of shape {values.shape} "
             f"with {int(np.isnan(values).sum())} NaN; the model must give one number per item"
         )
-    order = ranks.top(example_id, items, values, len(values) if count is None else count)
+    order = ranks.top(example_id, items, values, len(values) if count is None else count, left_out)
     return [items[i] for i in order], values[order].astype(np.float32)
 
 

@@ -1,4 +1,5 @@
-"""The ranking of the whole catalogue, to the tenth place, as per-row numbers; for the rows for which it was made."""
+"""The ranking of the whole catalogue without what the user had taken before, to the tenth place, as per-row numbers;
+for the rows for which it was made."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ _OF_TOP = ("full_recommended_group", "full_history_group", "full_recommended_pop
 def components(
     model: str,
     rows: Sequence[dict[str, Any]],
+    seen_R: np.ndarray,
     targets_R: np.ndarray,
     history_group_RG: np.ndarray,
     item_index: Mapping[str, int],
@@ -34,7 +36,8 @@ def components(
     group_N: np.ndarray,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, str]]:
     """Components [rows] or [rows, 5] (0 where a row's catalogue was not ranked), the recommended items' positions
-    [rows, 10] (-1 likewise, and where the catalogue is smaller), and component -> why it is absent.
+    [rows, 10] (-1 likewise, and where fewer items are left), and component -> why it is absent. `seen_R` counts the
+    items that each ranking leaves out.
 
     Raises RosepoError where a ranking names an item twice, one that is not in the catalogue, or too few.
     """
@@ -42,11 +45,11 @@ def components(
     top_RK = np.full((len(rows), TOP), -1, np.int64)
     if not ranked_R.any():
         return {}, top_RK, {**dict.fromkeys((*_RANKED, *_OF_TOP), NOT_RANKED), "full_written_hit": NOT_WRITTEN}
-    wanted = min(TOP, len(item_index))
     for number, row in enumerate(rows):
         top = row.get("top")
         if top is None:
             continue
+        wanted = min(TOP, len(item_index) - int(seen_R[number]))
         if len(top) != wanted or len(set(top)) != wanted or not item_index.keys() >= set(top):
             raise RosepoError(
                 f"model '{model}', row {row['example_id']}: its ranking of the whole catalogue must hold "

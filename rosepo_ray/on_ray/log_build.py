@@ -1,5 +1,5 @@
 """Passes B and C of the data stage: one task for each partition of users orders its log, counts for the search of the
-split boundaries, and writes its part of the tables."""
+times that divide the splits, and writes its part of the tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import ray
 
 from rosepo_ray import storage
-from rosepo_ray.data.protocol import boundary, examples, hashes, split, user_log
+from rosepo_ray.config.data import DataSettings
+from rosepo_ray.data.protocol import examples, hashes, selection, split, user_log
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.on_ray.log_plan import Plan
 from rosepo_ray.on_ray.log_scatter import Scattered
@@ -42,87 +43,115 @@ def each(task: Callable[..., Any], plan: Plan, *arguments: Any) -> Iterator[Any]
             ray.wait(waiting, num_returns=len(waiting), fetch_local=False)
 
 
-def _ordered_uri(plan: Plan, index: int) -> str:
-    return storage.join(plan.work, f"ordered-{index:05d}.parquet")
-
-
 def order_partition(plan: Plan, index: int, scattered: Scattered) -> dict[str, Any]:
-    """Orders a partition and stores it; returns counts and what the search for the boundaries starts from."""
+    """Orders what is used of a partition and stores it; returns counts and the range of its times."""
+    data, catalogue = plan.data, ray.get(plan.catalogue)
+    rows, left_out = _selected(_scattered(plan, index, scattered), data)
+    log, duplicates, ratings = user_log.order(
+        rows,
+        items=len(catalogue),
+        one_file=scattered.one_file,
+        min_rating=data.min_rating,
+        fractions=scattered.fractions,
+        repeats=data.repeats == "keep",
+    )
+    digest = hashes.log_sum(log, ratings, catalogue)
+    if data.max_per_user is not None:
+        read, log = log, selection.subset(log, selection.not_overactive(log, data.max_per_user))
+        left_out["max_per_user"] = len(read.user_N) - len(log.user_N)
+    write_log(plan, index, log)
+    return {**described(log), "duplicates": duplicates, "left_out": left_out, "log": digest}
+
+
+def _scattered(plan: Plan, index: int, scattered: Scattered) -> pa.Table:
+    """The rows of one partition, out of all files of pass A."""
     groups = []
     for name in scattered.names:
         system, path = storage.filesystem(storage.join(plan.work, name))
         with system.open_input_file(path) as source:
             groups.append(pq.ParquetFile(source).read_row_group(index))
-    catalogue = ray.get(plan.catalogue)
-    found, duplicates, ratings = user_log.order(
-        pa.concat_tables(groups),
-        items=len(catalogue),
-        one_file=scattered.one_file,
-        min_rating=plan.data.min_rating,
-        fractions=scattered.fractions,
-    )
-    sink = io.BytesIO()
-    pq.write_table(found.to_table(), sink, compression="lz4")
-    storage.write_bytes(_ordered_uri(plan, index), sink.getvalue())
-    times, ties = found.time_N[found.kept_N], found.tie_N[found.kept_N]
+    return pa.concat_tables(groups)
+
+
+def _selected(rows: pa.Table, data: DataSettings) -> tuple[pa.Table, dict[str, int]]:
+    """The rows in the window of the users in the sample, and how many are left out for each of these reasons."""
+    within = selection.inside(selection.window(data), rows["timestamp"].to_numpy(), rows["time_kind"].to_numpy())
+    chosen = rows.filter(pa.array(within))
+    left_out = {"window": len(rows) - len(chosen)}
+    if data.users < 1:
+        encoded = pc.dictionary_encode(chosen["user_id"].combine_chunks())
+        mine = selection.sampled(encoded.dictionary.to_pylist(), data.users, data.seed)
+        left_out["users"] = len(chosen)
+        chosen = chosen.filter(pa.array(mine[encoded.indices.to_numpy()]))
+        left_out["users"] -= len(chosen)
+    return chosen, left_out
+
+
+def described(log: user_log.UserLog) -> dict[str, Any]:
+    """Counts of one partition, the range of its kept times, and its busiest user (interactions, id)."""
+    times, counts = log.time_N[log.kept_N], np.bincount(log.user_N, minlength=len(log.users))
     return {
-        "duplicates": duplicates,
-        "filtered": int(np.count_nonzero(~found.kept_N)),
+        "filtered": int(np.count_nonzero(~log.kept_N)),
         "kept": len(times),
-        "users": len(found.users),
-        "repeated": bool((found.kept_lengths >= 2).any()),
+        "users": len(log.users),
+        "repeated": bool((log.kept_lengths >= 2).any()),
         "times": (int(times.min()), int(times.max())) if len(times) else None,
-        "ties": (int(ties.min()), int(ties.max())) if len(ties) else None,
-        "log": hashes.log_sum(found, ratings, catalogue),
+        "busiest": (int(counts.max()), log.users[int(counts.argmax())]) if len(counts) else (0, ""),
     }
 
 
-def _stored(plan: Plan, index: int, columns: list[str] | None = None, kept: bool = False) -> pa.Table:
-    system, path = storage.filesystem(_ordered_uri(plan, index))
+def _log_uri(plan: Plan, index: int) -> str:
+    return storage.join(plan.work, f"{plan.ordered}-{index:05d}.parquet")
+
+
+def write_log(plan: Plan, index: int, log: user_log.UserLog) -> None:
+    sink = io.BytesIO()
+    pq.write_table(log.to_table(), sink, compression="lz4")
+    storage.write_bytes(_log_uri(plan, index), sink.getvalue())
+
+
+def read_log(plan: Plan, index: int) -> user_log.UserLog:
+    system, path = storage.filesystem(_log_uri(plan, index))
     with system.open_input_file(path) as source:
-        return pq.read_table(source, columns=columns, filters=[("kept", "=", True)] if kept else None)
+        return user_log.UserLog.from_table(pq.read_table(source))
 
 
-def boundaries(plan: Plan, ordered: Iterable[dict[str, Any]], kept: int) -> tuple[boundary.Key, boundary.Key] | None:
-    """Keys of the first validation and the first test interaction; None for an empty log."""
-    parts = [part for part in ordered if part["kept"]]
-    if not parts:
-        return None
-    window = boundary.Window(
-        min(part["times"][0] for part in parts),
-        max(part["times"][1] for part in parts),
-        min(part["ties"][0] for part in parts),
-        max(part["ties"][1] for part in parts),
-    )
+def split_times(plan: Plan, ordered: Iterable[dict[str, Any]], kept: int) -> tuple[int, int]:
+    """The times at which the validation and the test split begin, for a log of `kept` > 0 kept interactions.
 
-    def count(inside: boundary.Window) -> np.ndarray:
-        return np.asarray(sum(each(_count, plan, inside)))
+    Raises BadInput where equal times leave a split empty.
+    """
+    ranges = [part["times"] for part in ordered if part["times"] is not None]
+    low, high = min(first for first, _ in ranges), max(last for _, last in ranges)
 
-    def fetch(inside: boundary.Window) -> list[boundary.Key]:
-        return [key for part in each(_keys, plan, inside) for key in part]
+    def count(low: int, high: int) -> np.ndarray:
+        return np.asarray(sum(each(_count, plan, low, high)))
 
-    first, second = (boundary.find(rank, window, kept, count, fetch) for rank in split.time_ranks(kept))
-    return first, second
+    validation, test = (split.find_cut(rank, low, high, count) for rank in split.time_ranks(kept))
+    split.refuse_empty(validation, test, kept, low == high)
+    return validation.time, test.time
 
 
-def _count(plan: Plan, index: int, inside: boundary.Window) -> np.ndarray:
-    found = _stored(plan, index, ["timestamp", "tie"], kept=True)
-    return boundary.histogram(found["timestamp"].to_numpy(), found["tie"].to_numpy(), inside)
+def _count(plan: Plan, index: int, low: int, high: int) -> np.ndarray:
+    system, path = storage.filesystem(_log_uri(plan, index))
+    with system.open_input_file(path) as source:
+        times = pq.read_table(source, columns=["timestamp"], filters=[("kept", "=", True)])["timestamp"]
+    return split.histogram(times.to_numpy(), low, high)
 
 
-def _keys(plan: Plan, index: int, inside: boundary.Window) -> list[boundary.Key]:
-    found = _stored(plan, index, ["timestamp", "tie", "user_id"], kept=True)
-    found = found.filter(pa.array(inside.mask(found["timestamp"].to_numpy(), found["tie"].to_numpy())))
-    return [boundary.Key(*row) for row in zip(*(column.to_pylist() for column in found.columns), strict=True)]
-
-
-def build_partition(plan: Plan, index: int, keys: tuple[boundary.Key, boundary.Key] | None, out: str) -> dict[str, Any]:
+def build_partition(plan: Plan, index: int, times: tuple[int, int] | None, out: str) -> dict[str, Any]:
     """Writes part `index` of the three tables; returns counts, the items' popularity and the hash of the test rows."""
-    found = user_log.UserLog.from_table(_stored(plan, index))
-    splits = examples.split_by_time(found, *keys) if keys else examples.split_last_two(found)
+    found = read_log(plan, index)
+    splits = examples.split_by_time(found, *times) if times else examples.split_last_two(found)
     data = plan.data
     made = examples.build(
-        found, splits, ray.get(plan.catalogue), history=data.history, count=data.candidates, seed=data.seed
+        found,
+        splits,
+        ray.get(plan.catalogue),
+        history=data.history,
+        count=data.candidates,
+        seed=data.seed,
+        repeats=data.repeats == "keep",
     )
     tables.write_part(out, "sequences", index, made.sequences)
     tables.write_part(out, "taken", index, made.taken)

@@ -43,6 +43,8 @@ class Plan:
     columns: Columns
     files: list[SourceFile]
     catalogue: ray.ObjectRef
+    ordered: str = "ordered"
+    """How the files of the partitions are called after pass B."""
 
 
 def share(item_ids: pa.Array) -> ray.ObjectRef:

@@ -62,9 +62,10 @@ def complete(
     arguments: tuple[Any, ...],
     schema: str,
     folder: Callable[[Unit], str],
+    keep: Callable[[pa.Table], pa.Table] = lambda scored: scored,
 ) -> int:
-    """Score the units whose part of the table `schema` below `folder(unit)` is not stored yet, and store each as it
-    comes; progress goes under `name`. Returns the rows of all units together."""
+    """Score the units whose part of the table `schema` below `folder(unit)` is not stored yet, and store what `keep`
+    leaves of each as it comes; progress goes under `name`. Returns the rows of all units together."""
     stored = {part for place in {folder(unit) for unit in units} for part in tables.parts(place, schema)}
     missing = [unit for unit in units if tables.part_uri(folder(unit), schema, unit.number) not in stored]
     rows = _rows(units)

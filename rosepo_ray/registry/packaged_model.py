@@ -3,8 +3,9 @@
 It needs neither Ray nor an installed rosepo_ray (the package travels with the model). `predict` takes a table with the
 column `history` and, optionally, `candidates` (lists of item ids, oldest history first) and `example_id`, and answers
 `ranked` (best first) and `scores` (summed log-probabilities in that order): the candidates, or where none are given
-the best of the whole catalogue, exactly, as many as the parameter `top` says (10). These are the evaluation stage's
-rankings, made by the same functions.
+the best of the whole catalogue, exactly, as many as the parameter `top` says (10). The items of the history are left
+out of these, so give all of it, also what is older than the policy reads; the parameter `repeats` lets them in (by
+default after data.repeats keep). These are the evaluation stage's rankings, made by the same functions.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Recommender(PythonModel):
         table = pq.read_table(context.artifacts["items"], columns=["item_id", "title"], partitioning=None)
         self.titles = dict(zip(table["item_id"].to_pylist(), table["title"].to_pylist(), strict=True))
         self.item_ids = list(self.titles)
+        self.place_of = {item: place for place, item in enumerate(self.item_ids)}
         self.trie = TitleTrie.build(self.policy.prompter, list(self.titles.values()), self.item_ids)
         self.history = int(context.model_config["history"])
         self.batch = int(context.model_config["batch"])
@@ -45,13 +47,13 @@ class Recommender(PythonModel):
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
         asks = requests.read(model_input.to_dict("records"), self.titles, self.history)
-        top = requests.read_top(params, len(self.item_ids))
+        top, repeats = requests.read_top(params, len(self.item_ids)), requests.read_repeats(params)
         if self.policy.prompt.list_candidates:
             requests.refuse_without_candidates(asks)
         listed = [ask for ask in asks if ask.candidates is not None]
         open_asks = [ask for ask in asks if ask.candidates is None]
         answers = iter(self._rank(listed))
-        found = iter(self._search(open_asks, top))
+        found = iter(self._search(open_asks, top, repeats))
         rows = [next(found if ask.candidates is None else answers) for ask in asks]
         return pd.DataFrame(rows, columns=["ranked", "scores"], index=model_input.index)
 
@@ -65,7 +67,7 @@ class Recommender(PythonModel):
         ranked = [rank(ask.row_id, ask.candidates or [], values) for ask, values in zip(asks, logps, strict=True)]
         return [(items, values.tolist()) for items, values in ranked]
 
-    def _search(self, asks: list[requests.Ask], top: int) -> list[tuple[list[str], list[float]]]:
+    def _search(self, asks: list[requests.Ask], top: int, repeats: bool) -> list[tuple[list[str], list[float]]]:
         """The best of the whole catalogue for each ask."""
         ids = self.policy.prompter.prompt_ids
         prompts = [ids(Request([self.titles[item] for item in ask.history])) for ask in asks]
@@ -78,6 +80,7 @@ class Recommender(PythonModel):
             batch=self.batch,
             tokens=self.tokens,
             cache_mib=self.cache_mib,
+            left_out=None if repeats else [[self.place_of[item] for item in ask.seen] for ask in asks],
         )
         return [([self.item_ids[item] for item in best.items], best.scores.tolist()) for best in found]
 

@@ -57,7 +57,7 @@ def policy_hash(policy: str) -> str:
     return digest.hexdigest()
 
 
-def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits: ScoringSettings) -> str:
+def log_model(tracker: Tracker, policy: str, data: str, *, history: int, repeats: bool, limits: ScoringSettings) -> str:
     """Log the policy folder at `policy` as a pyfunc in the run `align`; returns its `models:/…` URI.
 
     Args:
@@ -65,6 +65,7 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits:
         policy: URI of a folder that `rosepo_ray.policy.store.load` reads.
         data: URI of the data stage's folder (for `items`).
         history: items of a history that the policy was trained to see at most.
+        repeats: whether users take items again, so that a ranking of the whole catalogue may hold their history.
         limits: rows and tokens of a forward pass, and the memory of a search through the catalogue.
 
     Raises:
@@ -88,7 +89,12 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, limits:
             ]
         ),
         outputs=Schema([ColSpec(texts, "ranked"), ColSpec(numbers, "scores")]),
-        params=ParamSchema([ParamSpec("top", DataType.integer, requests.DEFAULT_TOP)]),
+        params=ParamSchema(
+            [
+                ParamSpec("top", DataType.integer, requests.DEFAULT_TOP),
+                ParamSpec("repeats", DataType.boolean, repeats),
+            ]
+        ),
     )
     ids = items["item_id"].slice(0, 3).to_pylist()
     example = pd.DataFrame({"history": [ids[:1]], "candidates": [ids[1:]]})

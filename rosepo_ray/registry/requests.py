@@ -24,6 +24,8 @@ class Ask:
     history: list[str]
     candidates: list[str] | None
     """None asks for the best of the whole catalogue."""
+    seen: list[str]
+    """The whole history that was given, longer than what the policy is shown."""
 
 
 def read(rows: Iterable[dict[str, Any]], known: Collection[str], keep: int) -> list[Ask]:
@@ -48,7 +50,7 @@ def _read_row(number: int, row: dict[str, Any], known: Collection[str], keep: in
     if candidates is not None and len(set(candidates)) != len(candidates):
         raise BadInput(f"row {number} names a candidate twice; give each candidate once")
     given = row.get("example_id")
-    return Ask(given if isinstance(given, str) else "\x1f".join(history), history[-keep:], candidates)
+    return Ask(given if isinstance(given, str) else "\x1f".join(history), history[-keep:], candidates, history)
 
 
 def refuse_without_candidates(asks: Sequence[Ask]) -> None:
@@ -67,6 +69,14 @@ def read_top(params: dict[str, Any] | None, catalogue: int) -> int:
     if isinstance(top, bool) or not hasattr(top, "__index__") or not 1 <= int(top) <= MAX_TOP:
         raise BadInput(f"top is {top!r}; give a whole number from 1 to {MAX_TOP}")
     return min(int(top), catalogue)
+
+
+def read_repeats(params: dict[str, Any] | None) -> bool:
+    """Whether the whole catalogue is ranked with the items of the history. Raises BadInput where that is no bool."""
+    repeats = (params or {}).get("repeats", False)
+    if repeats not in (True, False):
+        raise BadInput(f"repeats is {repeats!r}; give true or false")
+    return bool(repeats)
 
 
 def _ids(number: int, name: str, value: Any, most: int, known: Collection[str]) -> list[str]:

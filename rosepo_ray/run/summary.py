@@ -40,6 +40,7 @@ def build(
         else None,
         "counts": data["counts"],
         "pairs": info["reject"]["pairs"],
+        "passed_over": info["reject"]["passed_over"],
         "dataset": data["dataset"],
         "protocol": data["protocol"],
         "stages": dict(stages),

@@ -17,6 +17,7 @@ from rosepo_ray.config.policy import PromptSettings
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.stage import POLICIES, Inputs, stage
 from rosepo_ray.data.choice import Choice
+from rosepo_ray.data.protocol.seen import seen_items
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.storage import tables
 
@@ -56,11 +57,11 @@ def evaluate(
     if not examples.num_rows:
         raise BadInput(f"the {evaluation.split} split has no examples, so nothing can be evaluated")
     items = tables.read(inputs["data"], "items")
-    chosen = set(examples.filter(pa.array(ranked.mask(examples)))["example_id"].to_pylist())
-    predictions = {"popular": controls.popular(examples, items, chosen)}
+    seen = _seen(inputs["data"], ranked)
+    predictions = {"popular": controls.popular(examples, items, seen)}
     if "calibrate" in inputs:
         scorer = store.load(storage.join(inputs["calibrate"], "oracle"))
-        predictions["oracle"] = controls.oracle(scorer, examples, items, chosen)
+        predictions["oracle"] = controls.oracle(scorer, examples, items, seen)
     for name, table in predictions.items():
         tables.write_part(storage.join(out, "predictions", name), "predictions", 0, table)
     policies = {name: inputs[name] for name in inputs if name not in ("data", "calibrate", "aligned")}
@@ -81,6 +82,15 @@ def evaluate(
     return EvaluateResult(split=evaluation.split, rows=examples.num_rows, **result)
 
 
+def _seen(data: str, ranked: Choice) -> dict[str, list[str]]:
+    """The examples whose whole catalogue is ranked, and what their rankings leave out."""
+    found: dict[str, list[str]] = {}
+    for part, taken in zip(tables.parts(data, "examples"), tables.parts(data, "taken"), strict=True):
+        rows = ranked.rows(part)
+        found |= zip(rows["example_id"].to_pylist(), seen_items(rows, tables.read_part(taken, "taken")), strict=True)
+    return found
+
+
 def _answers(
     data: str,
     policies: Mapping[str, str],
@@ -93,14 +103,16 @@ def _answers(
     """Ray Data actors go through model after model, holding one policy at a time; units stored before are kept."""
     from rosepo_ray.on_ray import scoring as units
 
-    parts = tables.parts(data, "examples")
+    parts, taken = tables.parts(data, "examples"), tables.parts(data, "taken")
     folders = {model: storage.join(out, "predictions", model) for model in policies}
     cut = units.plan(data, choice)
     planned = [replace(unit, key=model) for model in policies for unit in cut]
 
     def read(unit: units.Unit) -> pa.Table:
         rows = choice.rows(parts[unit.part])[unit.start : unit.stop]
-        return rows.append_column("rank_all", pa.array(ranked.mask(rows)))
+        items = seen_items(rows, tables.read_part(taken[unit.part], "taken", ["user_id", "whole"]))
+        left_out = pa.array(items, pa.list_(pa.string()), mask=~ranked.mask(rows))
+        return rows.append_column("left_out", left_out)  # null where the catalogue is not ranked
 
     rows = units.complete(
         cluster, "evaluate", planned, read, OnePolicy, arguments, "predictions", lambda unit: folders[unit.key]

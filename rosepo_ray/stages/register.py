@@ -66,7 +66,9 @@ def register(
     if version is not None:
         packaging.announce(tracker, mlflow.model, version)
     else:
-        uri = packaging.log_model(tracker, policy, folders["data"], history=data.history, limits=scoring)
+        uri = packaging.log_model(
+            tracker, policy, folders["data"], history=data.history, repeats=data.repeats == "keep", limits=scoring
+        )
         examples = judged_rows(evaluation, folders["data"], data.seed)
         predictions = storage.join(folders["evaluate"], "predictions", "aligned")
         packaging.log_evidence(tracker, predictions=predictions, data=folders["data"], examples=examples)

@@ -32,7 +32,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "dropped": pa.schema([("file", pa.string()), ("row", pa.int64()), ("reason", pa.string())]),
     # What a user took in the training split (after the rating filter), oldest first.
     "sequences": pa.schema([("user_id", pa.string()), ("items", _STRINGS)]),
-    # Everything a user touched, before any rating filter: what sampled negatives must avoid.
+    # Everything a user touched, each item once, oldest first, before any rating filter: what sampled negatives avoid.
     "taken": pa.schema([("user_id", pa.string()), ("training", _STRINGS), ("whole", _STRINGS)]),
     "examples": pa.schema(
         [
@@ -42,6 +42,9 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("target", pa.string()),
             ("candidates", _STRINGS),  # the target among them, shuffled by seed
             ("split", pa.string()),  # train | validation | test
+            # A ranking of the whole catalogue leaves out the first so many of the user's `taken.whole`: what came
+            # before the position. 0 where users take items again (data.repeats keep).
+            ("seen", pa.int32()),
         ]
     ),
     "pairs": pa.schema(

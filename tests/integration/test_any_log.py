@@ -209,6 +209,7 @@ def test_titles_and_rare_users_and_items(tmp_path):
         "dropped": NONE_DROPPED,
         "interactions": 40,
         "unknown_items": 0,
+        "left_out": dict.fromkeys(("window", "users", "max_per_user", "rare"), 0),
         "duplicates": 5,
         "filtered": 0,
         "kept": 35,

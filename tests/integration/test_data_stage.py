@@ -73,13 +73,14 @@ def test_movielens(ray_cluster, tmp_path):
         "dropped": dict.fromkeys(KINDS, 0),
         "interactions": 100_000,
         "unknown_items": 0,
+        "left_out": dict.fromkeys(("window", "users", "max_per_user", "rare"), 0),
         "duplicates": 0,
         "filtered": 44_625,
         "kept": 55_375,
         "users": 943,
         "items": 1_682,
         **NO_ITEMS_DROPPED,
-        "examples": {"train": 43_547, "validation": 5_425, "test": 5_461},
+        "examples": {"train": 43_547, "validation": 5_427, "test": 5_459},
     }
     assert info["split"] == "time"
     items = {row["item_id"]: row for row in tables.read(str(tmp_path), "items").to_pylist()}
@@ -109,9 +110,11 @@ def movielens_by_hand():
     with samples.fetch("movielens-100k")["interactions"].open() as stream:
         rows = [line.rstrip("\n").split("\t") for line in stream][1:]
     kept = sorted((int(row[3]), place, row[0], row[1]) for place, row in enumerate(rows) if float(row[2]) >= 4)
+    border = kept[len(kept) * 8 // 10][0]  # 889396582: it stands once, so exactly eight tenths come before
     sequences = {}
-    for _, _, user, item in kept[: len(kept) * 8 // 10]:
-        sequences.setdefault(user, []).append(item)
+    for time, _, user, item in kept:
+        if time < border:
+            sequences.setdefault(user, []).append(item)
     return sequences
 
 
@@ -156,7 +159,6 @@ def test_result_is_the_same_whatever_the_layout(tmp_path, log, monkeypatch):
     # other blocks and other partitions
     monkeypatch.setattr(log_scatter, "BLOCK_BYTES", 500)
     monkeypatch.setattr(log_plan, "PARTITION_BYTES", 600)
-    monkeypatch.setattr("rosepo_ray.data.protocol.boundary.FETCH", 5)
     assert (
         log_plan.partitions(log_plan.find_source(build({"data": {"sample": "none", **log}}).data, "").interactions) > 4
     )
@@ -168,7 +170,8 @@ def test_result_is_the_same_whatever_the_layout(tmp_path, log, monkeypatch):
 def test_protocol_hash_follows_what_defines_the_test_rows(tmp_path, log):
     base = run(tmp_path / "a", **log)
     assert run(tmp_path / "a", **log) == base
-    for changed in ({"seed": 1}, {"history": 3}, {"min_rating": 4}, {"split": "last_two"}, {"candidates": 5}):
+    changes = ({"seed": 1}, {"history": 3}, {"min_rating": 4}, {"split": "last_two"}, {"candidates": 5})
+    for changed in (*changes, {"repeats": "keep"}):
         other = run(tmp_path / "b", **{**log, **changed})
         assert other["protocol"] != base["protocol"]
         assert other["dataset"] == base["dataset"]
@@ -191,6 +194,7 @@ def test_columns_by_name_unknown_items_duplicates_and_dates(tmp_path):
         "dropped": dict.fromkeys(KINDS, 0),
         "interactions": 32,
         "unknown_items": 1,
+        "left_out": dict.fromkeys(("window", "users", "max_per_user", "rare"), 0),
         "duplicates": 1,
         "filtered": 0,
         "kept": 30,
@@ -200,6 +204,59 @@ def test_columns_by_name_unknown_items_duplicates_and_dates(tmp_path):
         "examples": {"train": 21, "validation": 3, "test": 3},
     }
     assert content(tmp_path / "out")["items"][2]["title"] == "Movie, 10"
+
+
+def test_a_part_of_the_log_is_chosen(tmp_path, log):
+    """Window, a robot left out and the k-core against plain Python."""
+    rows = [*events(), *(("robot", f"i{i}", 5, 1000 + i) for i in range(40))]
+    path = write_csv(tmp_path / "more.csv", HEADER, rows)
+    chosen = {"since": 1010, "until": 1170, "max_per_user": 20, "min_user": 6, "min_item": 2, "min_rating": 4}
+    info = run(tmp_path / "out", **{**log, "interactions": path}, **chosen)
+    inside = [row for row in rows if 1010 <= row[3] < 1170]
+    calm = [row for row in inside if sum(other[0] == row[0] for other in inside) <= 20]
+    left, before = calm, []
+    while left != before:
+        before = left
+        for place, least in ((0, 6), (1, 2)):
+            kept = [row[place] for row in left if row[2] >= 4]
+            left = [row for row in left if kept.count(row[place]) >= least]
+    assert info["counts"]["left_out"] == {
+        "window": len(rows) - len(inside),
+        "users": 0,
+        "max_per_user": len(inside) - len(calm),
+        "rare": len(calm) - len(left),
+    }
+    assert all(info["counts"]["left_out"][name] for name in ("window", "max_per_user", "rare"))
+    assert info["counts"]["kept"] == sum(row[2] >= 4 for row in left) > 0
+    found = content(tmp_path / "out")
+    assert {row["item_id"] for row in found["items"]} == {row[1] for row in left}
+    assert {row["user_id"]: set(row["whole"]) for row in found["taken"]} == {
+        user: {row[1] for row in left if row[0] == user} for user in {row[0] for row in left}
+    }
+    assert all(row["title"] == f"Title {int(row['item_id'][1:]) % 30}, The" for row in found["items"])
+
+
+def test_a_sample_of_the_users_is_fixed_by_the_protocols_seed(tmp_path, log):
+    whole = run(tmp_path / "whole", **log)
+    users = set()
+    for share in (0.4, 0.8):
+        info = run(tmp_path / str(share), **log, users=share)
+        found = {row["user_id"] for row in content(tmp_path / str(share))["taken"]}
+        assert users < found
+        users = found
+        assert info["counts"]["left_out"]["users"] == 15 * (12 - len(found))
+        assert info["protocol"] != whole["protocol"]
+
+
+def test_a_user_with_much_of_the_log_is_named(tmp_path, log, caplog):
+    rows = [(f"u{u}", f"i{u % 5 + n}", 5, 10 * u + n) for u in range(200) for n in range(3)]
+    rows += [("nan", f"i{i}", 5, i) for i in range(36)]
+    path = write_csv(tmp_path / "log.csv", HEADER, rows)
+    run(tmp_path / "out", **{**log, "interactions": path})
+    assert "user 'nan' has 36 of the 636 interactions (6 %)" in caplog.text
+    caplog.clear()
+    run(tmp_path / "out", **{**log, "interactions": path}, max_per_user=30)
+    assert "has" not in caplog.text
 
 
 def test_an_order_without_time(tmp_path, log):
@@ -224,12 +281,20 @@ BAD = {
     "single": ({"log": [("u", "i1", 5, 1), ("v", "i2", 5, 2)]}, "no user of the log has two items"),
     "filter": ({"min_rating": 6}, r"no user .* 0 of them rated 6 or more.*--data.min_rating"),
     "few items": ({"candidates": 50}, r"41 items, too few for candidate sets of 50.*--data.candidates"),
-    "split": ({"log": [("u", "i1", 5, 1), ("u", "i2", 5, 2)]}, r"the train split has no example.*last_two"),
+    "split": (
+        {"log": [("u", "i1", 5, 1), ("u", "i2", 5, 2)]},
+        r"2 interactions by time leaves the validation split.*last_two",
+    ),
+    "one time": ({"log": [(u, i, 5, 1) for u in "uv" for i in ("i1", "i2", "i3")]}, "all 6 .* one and the same time"),
     "mixed": (
         {"log": [("u", "i1", 5, 1), ("u", "i2", 5, "2020-01-01")]},
         "some times of the log are numbers and others",
     ),
     "room": ({"candidates": 28}, r"user 'u\d+' took 15 of the 41 items.*--data.candidates to 27"),
+    "window": ({"since": 5, "until": 5}, r"data\.since 5 does not come before data\.until 5"),
+    "clock": ({"since": "2020-01-01"}, r"data\.since is a date, but the times of the log are numbers"),
+    "rare": ({"min_item": 13}, r"data\.min_item 13 leave 0 items, too few for candidate sets of 4"),
+    "seldom": ({"min_user": 16}, r"no user of the log has two items .*, 180 left out by other settings"),
     "unordered": ({"columns": {"time": None}, "split": "time"}, "data.columns.time is null"),
 }
 

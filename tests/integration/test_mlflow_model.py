@@ -23,7 +23,7 @@ IDS = [str(100 + i) for i in range(len(TITLES))]
 CASES = [
     {"example_id": f"u{i}:{i}", "history": IDS[i : i + 1 + i % 12], "candidates": IDS[(i * 3) % 10 :][:10]}
     for i in range(8)
-]
+] + [{"example_id": "long", "history": IDS[:12], "candidates": IDS[5:15]}]
 
 # A fresh process in which `import ray` fails and no rosepo_ray can be found but the one inside the model.
 FRESH = """
@@ -40,14 +40,16 @@ out = []
 for uri in sys.argv[3:]:
     model = mlflow.pyfunc.load_model(uri)
     found = model.predict(pandas.DataFrame(cases))
-    whole = model.predict(pandas.DataFrame(cases).drop(columns="candidates"), params={"top": 5})
+    asked = pandas.DataFrame(cases).drop(columns="candidates")
+    whole = model.predict(asked, params={"top": 5})
+    repeats = model.predict(asked, params={"top": 5, "repeats": True})
     one = model.predict(pandas.DataFrame(cases[3:4]).drop(columns="example_id"))
     try:
         model.predict(pandas.DataFrame([{"history": ["7"], "candidates": ["100"]}]))
         error = None
     except Exception as problem:
         error = str(problem)
-    out.append({"whole": whole.to_dict("records")})
+    out.append({"whole": whole.to_dict("records"), "repeats": repeats.to_dict("records")})
     out[-1].update({"rows": found.to_dict("records"), "columns": list(found.columns), "one": one["ranked"][0],
                 "error": error, "file": sys.modules["rosepo_ray"].__file__})
 print(json.dumps(out))
@@ -85,12 +87,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             torch.nn.init.normal_(weight.data, std=0.2)
     store.save(adapted, run / "adapted")
     wanted = {name: ranking(run / name) for name in ("scratch", "adapted")}
-    all_items = [case | {"candidates": IDS} for case in CASES]
-    whole = {name: ranking(run / name, all_items) for name in wanted}
+    whole, repeats = (
+        {name: ranking(run / name, [case | {"candidates": items(case)} for case in CASES]) for name in wanted}
+        for items in (lambda case: [item for item in IDS if item not in case["history"]], lambda _: IDS)
+    )
     tracker = Tracker(Settings(), str(run))
     uris = {
         name: packaging.log_model(
-            tracker, str(run / name), str(run / "data"), history=10, limits=EvaluationSettings(batch=4)
+            tracker, str(run / name), str(run / "data"), history=10, repeats=False, limits=EvaluationSettings(batch=4)
         )
         for name in wanted
     }
@@ -99,7 +103,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     versions = [
         packaging.register(tracker, uris["adapted"], "shop", **tags, figures={"hr@1": 0.5, "x": None}) for _ in range(2)
     ]
-    return {"run": run, "tracker": tracker, "uris": uris, "wanted": wanted, "whole": whole, "versions": versions}
+    return {
+        "run": run,
+        "tracker": tracker,
+        "uris": uris,
+        "wanted": wanted,
+        "whole": whole,
+        "repeats": repeats,
+        "versions": versions,
+    }
 
 
 def ranking(folder: Path, cases: list[dict[str, Any]] = CASES) -> list[dict[str, Any]]:
@@ -138,9 +150,11 @@ def answers(made: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> l
 def test_without_candidates_it_ranks_the_whole_catalogue(
     answers: list[dict[str, Any]], made: dict[str, Any], place: int, name: str
 ) -> None:
-    for answer, wanted in zip(answers[place]["whole"], made["whole"][name], strict=True):
-        assert answer["ranked"] == wanted["ranked"][:5]
-        assert answer["scores"] == pytest.approx(wanted["scores"][:5], abs=1e-4)
+    """Without the items of the whole history (up to twelve, of which ten are shown), unless repeats are asked for."""
+    for kind in ("whole", "repeats"):
+        for answer, wanted in zip(answers[place][kind], made[kind][name], strict=True):
+            assert answer["ranked"] == wanted["ranked"][:5]
+            assert answer["scores"] == pytest.approx(wanted["scores"][:5], abs=1e-4)
 
 
 @pytest.mark.parametrize(("place", "name"), [(0, "scratch"), (1, "adapted")])

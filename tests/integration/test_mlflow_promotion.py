@@ -49,7 +49,9 @@ def make_run(root: Path, name: str, tops: list[str] | None, protocol: str = "pro
     tables.write_part(data, "items", 0, tables.from_rows("items", items))
     tracker = Tracker(Settings(), str(run))
     (run / "settings.yaml").write_text("promotion: {hr_margin: 0.01}\n")
-    uri = packaging.log_model(tracker, str(root / "policy"), data, history=10, limits=EvaluationSettings())
+    uri = packaging.log_model(
+        tracker, str(root / "policy"), data, history=10, repeats=False, limits=EvaluationSettings()
+    )
     if tops is not None:
         examples, predictions = [], []
         for i, top in enumerate(tops):

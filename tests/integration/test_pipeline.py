@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    return build(tiny(tmp_path_factory.mktemp("log"), rejection={"k": 2}))
+    return build(tiny(tmp_path_factory.mktemp("log"), rejection={"k": 2}, evaluation={"beams": 2}))
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +241,21 @@ def test_under_bf16_the_reference_is_compared_in_full_precision(
     assert max(differences) > 1e-4
 
 
+def test_nothing_that_the_user_took_before_is_recommended(finished: dict[str, Any]):
+    data, evaluation = (finished["stages"][name].folder for name in ("data", "evaluate"))
+    whole = {row["user_id"]: row["whole"] for row in tables.read(data, "taken").to_pylist()}
+    seen = {}
+    for row in tables.read(data, "examples", split="test").to_pylist():
+        own = whole[row["user_id"]]
+        seen[row["example_id"]] = set(own[: own.index(row["target"])])
+    for model in ("popular", "oracle", "sft", "sft_longer", "aligned"):
+        rows = tables.read(storage.join(evaluation, "predictions", model), "predictions").to_pylist()
+        assert len(rows) == len(seen)
+        for row in rows:
+            assert len(row["top"]) == 10
+            assert not {*row["top"], row["written_item"]} & seen[row["example_id"]]
+
+
 def test_the_summary_holds_what_a_program_reads(
     settings: Settings, finished: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -267,6 +282,7 @@ def test_the_summary_holds_what_a_program_reads(
     assert found["epsilon"].keys() == {"train", "validation"}
     assert {"ece", "pair_accuracy", "temperature"} <= found["oracle"].keys()
     assert found["mlflow"]["version"] == "1"
+    assert found["passed_over"] == 0
     for name in ("target_arp", "dataset", "protocol", "peak_pss_bytes", "stages"):
         assert found[name]
     assert "aligned" in summary.table(found)

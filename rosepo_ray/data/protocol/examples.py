@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from rosepo_ray import seeds
-from rosepo_ray.data.protocol import boundary, candidates, split
+from rosepo_ray.data.protocol import candidates, split
 from rosepo_ray.data.protocol.user_log import UserLog
 from rosepo_ray.errors import BadInput
 from rosepo_ray.storage import schemas
@@ -34,15 +34,11 @@ class Tables:
     """Kept training interactions of each item."""
 
 
-def split_by_time(log: UserLog, validation: boundary.Key, test: boundary.Key) -> Splits:
-    """`validation` and `test` are the keys of the first interaction of those splits in the global order."""
-    users = np.array(log.users, dtype=object)
-    masks = []
-    for key in (validation, test):
-        below = (users < key.user_id).astype(bool)[log.user_N]
-        masks.append(boundary.before(log.time_N, log.tie_N, below, key))
-    parts = np.where(masks[0], split.TRAIN, np.where(masks[1], split.VALIDATION, split.TEST)).astype(np.uint8)
-    return Splits(parts, masks[0])
+def split_by_time(log: UserLog, validation: int, test: int) -> Splits:
+    """Training is what comes before the time `validation`, test what does not come before `test`."""
+    training_N = log.time_N < validation
+    parts = np.where(training_N, split.TRAIN, np.where(log.time_N < test, split.VALIDATION, split.TEST))
+    return Splits(parts.astype(np.uint8), training_N)
 
 
 def split_last_two(log: UserLog) -> Splits:
@@ -58,8 +54,11 @@ def split_last_two(log: UserLog) -> Splits:
     return Splits(split_N, split_N == split.TRAIN)
 
 
-def build(log: UserLog, splits: Splits, item_ids: pa.Array, *, history: int, count: int, seed: int) -> Tables:
+def build(
+    log: UserLog, splits: Splits, item_ids: pa.Array, *, history: int, count: int, seed: int, repeats: bool
+) -> Tables:
     """Every kept interaction but a user's first is the target of one example; `count` is the size of a candidate set.
+    With `repeats` users take items again, so a ranking of the whole catalogue leaves out none.
 
     Raises BadInput for a user who has taken so many items that too few are left to draw from.
     """
@@ -84,6 +83,7 @@ def build(log: UserLog, splits: Splits, item_ids: pa.Array, *, history: int, cou
             "target": item_ids.take(pa.array(item_K[rows])),
             "candidates": _lists(np.full(len(rows), count), placed.ravel(), item_ids),
             "split": pa.array(split.NAMES, pa.string()).take(pa.array(part_E)),
+            "seen": pa.array((kept[rows] - np.searchsorted(log.user_N, user_E)) * (not repeats), pa.int32()),
         },
         schema=schemas.SCHEMAS["examples"],
     )
@@ -94,12 +94,13 @@ def build(log: UserLog, splits: Splits, item_ids: pa.Array, *, history: int, cou
         {"user_id": users.take(pa.array(present)), "items": _lists(lengths[present], log.item_N[training], item_ids)},
         schema=schemas.SCHEMAS["sequences"],
     )
-    early = splits.training_N
+    new_N = log.new_N
+    early_N = splits.training_N & new_N
     taken = pa.table(
         {
             "user_id": users,
-            "training": _lists(np.bincount(log.user_N[early], minlength=len(users)), log.item_N[early], item_ids),
-            "whole": _lists(np.bincount(log.user_N, minlength=len(users)), log.item_N, item_ids),
+            "training": _lists(np.bincount(log.user_N[early_N], minlength=len(users)), log.item_N[early_N], item_ids),
+            "whole": _lists(np.bincount(log.user_N[new_N], minlength=len(users)), log.item_N[new_N], item_ids),
         },
         schema=schemas.SCHEMAS["taken"],
     )
@@ -151,12 +152,12 @@ def _candidates(
 
 
 def _check_room(log: UserLog, user_E: np.ndarray, items: int, count: int) -> None:
-    took = np.bincount(log.user_N, minlength=len(log.users))
+    took = np.bincount(log.user_N[log.new_N], minlength=len(log.users))
     tight = np.intersect1d(np.flatnonzero(items - took < count - 1), user_E)
     if len(tight):
         worst = tight[np.argmax(took[tight])]
         raise BadInput(
             f"user '{log.users[worst]}' took {took[worst]} of the {items} items, which leaves {items - took[worst]} "
             f"for candidate sets of {count} (target included); lower --data.candidates to "
-            f"{items - int(took[worst]) + 1} or leave such users out of the log"
+            f"{items - int(took[worst]) + 1} or leave such users out with --data.max_per_user"
         )

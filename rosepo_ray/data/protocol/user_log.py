@@ -1,4 +1,4 @@
-"""The log of one partition of users: ordered, each item at most once per user, with what the rating filter keeps."""
+"""The log of one partition of users: ordered, each event once, with what the rating filter keeps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ STORED = pa.schema(
         ("user_id", pa.string()),
         ("item", pa.int32()),
         ("timestamp", pa.int64()),
-        ("tie", pa.int64()),
         ("kept", pa.bool_()),
     ]
 )
@@ -44,7 +43,8 @@ def partition_of(users: pa.Array | pa.ChunkedArray, count: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class UserLog:
-    """Interactions [N] sorted by (user id, timestamp, tie); U users sorted by id."""
+    """Interactions [N] sorted by user id and time, equal times by the input row where the log is one file, else
+    by item; U users sorted by id."""
 
     users: list[str]
     user_N: np.ndarray
@@ -52,8 +52,6 @@ class UserLog:
     item_N: np.ndarray
     """Index into the items sorted by id."""
     time_N: np.ndarray
-    tie_N: np.ndarray
-    """What orders equal timestamps: the input row where the log is one file, else the item."""
     kept_N: np.ndarray
     """Whether the rating filter keeps the interaction as history and target."""
 
@@ -62,9 +60,17 @@ class UserLog:
         """Kept interactions of each user [U]."""
         return np.bincount(self.user_N[self.kept_N], minlength=len(self.users))
 
+    @property
+    def new_N(self) -> np.ndarray:
+        """Whether an interaction is its user's first with its item."""
+        mask = np.zeros(len(self.user_N), bool)
+        pairs = self.user_N.astype(np.int64) * (self.item_N.max(initial=0) + 1) + self.item_N
+        mask[np.unique(pairs, return_index=True)[1]] = True
+        return mask
+
     def to_table(self) -> pa.Table:
         users = pa.array(self.users, pa.string()).take(pa.array(self.user_N))
-        return pa.table([users, self.item_N, self.time_N, self.tie_N, self.kept_N], schema=STORED)
+        return pa.table([users, self.item_N, self.time_N, self.kept_N], schema=STORED)
 
     @staticmethod
     def from_table(table: pa.Table) -> UserLog:
@@ -73,17 +79,18 @@ class UserLog:
         return UserLog(
             encoded.dictionary.to_pylist(),
             encoded.indices.to_numpy(),
-            *(table[name].to_numpy() for name in ("item", "timestamp", "tie", "kept")),
+            *(table[name].to_numpy() for name in ("item", "timestamp", "kept")),
         )
 
 
 def order(
-    rows: pa.Table, *, items: int, one_file: bool, min_rating: float | None, fractions: bool
+    rows: pa.Table, *, items: int, one_file: bool, min_rating: float | None, fractions: bool, repeats: bool
 ) -> tuple[UserLog, int, np.ndarray]:
     """The log of the users in `rows` (schema ROWS, any order), the number of duplicates dropped, and the ratings [N].
 
     Of the interactions of one user with one item the first counts, before the rating filter: a later, better rating
-    makes it no new event. `fractions`: some time of the log has decimals, so whole times are scaled like those.
+    makes it no new event. With `repeats` each counts that has another time.
+    `fractions`: some time of the log has decimals, so whole times are scaled like those.
     Rows are identified by value alone, so neither the order of `rows` nor the layout of files matters, except for
     the input row where the log is one file.
     """
@@ -99,10 +106,13 @@ def order(
     tie = rows["row"].to_numpy() if one_file else item.astype(np.int64)
     # Copies of one event in several files may differ in the rating alone; then the lowest comes first.
     order_N = np.lexsort((tie, time, user)) if one_file else np.lexsort((rating, tie, time, user))
-    _, first = np.unique(user[order_N].astype(np.int64) * items + item[order_N], return_index=True)
+    once_N = user[order_N].astype(np.int64)  # within which an item counts once
+    if repeats:
+        once_N = np.cumsum((np.diff(once_N, prepend=-1) != 0) | (np.diff(time[order_N], prepend=0) != 0))
+    _, first = np.unique(once_N * items + item[order_N], return_index=True)
     chosen = order_N[np.sort(first)]
     kept = np.ones(len(chosen), bool) if min_rating is None else rating[chosen] >= np.float32(min_rating)
-    log = UserLog(users, user[chosen], item[chosen], time[chosen], tie[chosen], kept)
+    log = UserLog(users, user[chosen], item[chosen], time[chosen], kept)
     return log, len(order_N) - len(chosen), rating[chosen]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from rosepo_ray.policy.search.left_out import LeftOut
 from rosepo_ray.policy.search.prompt_cache import CachedPrompts
 from rosepo_ray.policy.search.title_trie import TitleTrie
 
@@ -25,9 +26,10 @@ _REPACK = 0.75
 class Search:
     """U prompts in work (of B at the start), C open prefixes at most, S nodes read so far (slot 0: the prompt)."""
 
-    def __init__(self, cached: CachedPrompts, trie: TitleTrie, k: int, tokens: int) -> None:
+    def __init__(self, cached: CachedPrompts, trie: TitleTrie, k: int, tokens: int, left_out: LeftOut) -> None:
         batch = len(cached.length_B)
         self._cached, self._trie, self._k, self._tokens = cached, trie, k, tokens
+        self._left_out = left_out
         self.given_up = np.zeros(batch, bool)
         """Rows that met the bound, whose finished titles may not be the best."""
         self.out_of_memory = False
@@ -79,7 +81,8 @@ class Search:
         return self._best_UK[:, 0]
 
     def finished(self, row: int) -> tuple[np.ndarray, np.ndarray]:
-        """Leaves read for a row and their scores: its k best titles and all that equal the last are among them."""
+        """Leaves read for a row and their scores: its k best titles and all that equal the last are among them. A leaf
+        may hold items that are left out beside others."""
         parts = [(leaf[owner == row], score[owner == row]) for owner, leaf, score in self._finished]
         leaves, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
         return np.concatenate(leaves + [p[0] for p in parts]), np.concatenate(scores + [p[1] for p in parts])
@@ -117,6 +120,8 @@ class Search:
     ) -> None:
         """The children of M nodes that were read: leaves are finished, others open."""
         child, parent = self._trie.children(node_M)
+        some = self._left_out.remaining(self._row_U[owner_M[parent]], child) > 0
+        child, parent = child[some], parent[some]
         bound = bound_M[parent] + self._cached.logps(hidden_MH, parent, self._trie.token_N[child])
         owner, leaf = owner_M[parent], self._trie.is_leaf_N[child]
         if leaf.any():
@@ -135,7 +140,7 @@ class Search:
 
     def _finish(self, owner: np.ndarray, leaf: np.ndarray, score: np.ndarray) -> None:
         self._finished.append((self._row_U[owner], leaf, score))
-        titles = self._trie.item_start_N1[leaf + 1] - self._trie.item_start_N1[leaf]
+        titles = self._left_out.remaining(self._row_U[owner], leaf)
         titles = np.minimum(titles, self._k)  # items of one title fill several of the k places
         owner, score = np.repeat(owner, titles), np.repeat(score, titles)
         new_U = np.bincount(owner, minlength=len(self._row_U))

@@ -18,6 +18,7 @@ from rosepo_ray.policy.engine.attention import additive
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.prompt_groups import together
 from rosepo_ray.policy.search.best_first import Search
+from rosepo_ray.policy.search.left_out import LeftOut, positions
 from rosepo_ray.policy.search.prompt_cache import CachedPrompts
 from rosepo_ray.policy.search.title_trie import TitleTrie
 from rosepo_ray.policy.segments import EncodedPrompt
@@ -105,8 +106,10 @@ def top_k(
     most_nodes: int = 2048,
     cache_mib: int = 1024,
     per_token: bool = False,
+    left_out: Sequence[Sequence[int]] | None = None,
 ) -> list[Found]:
-    """The k best items of each prompt: the ranking of `score_all`, cut.
+    """The k best items of each prompt: the ranking of `score_all`, cut. `left_out` names for each prompt the items
+    (positions in the catalogue) that get no place, such as those that the user has taken before.
 
     `batch` prompts are searched together at most, `tokens` read at once. Where keys and values would take more than
     `cache_mib`, the prompts that are not done begin again in smaller batches. A prompt that still finds no room alone,
@@ -115,16 +118,17 @@ def top_k(
     scored.
     """
     found: dict[int, Found] = {}
-    rest: dict[int, int] = {}
-    if per_token or k >= trie.items:
-        rest = dict.fromkeys(range(len(prompts)), 0)
-        waiting = []
-    else:
-        waiting = list(together(policy, prompts, batch, tokens, _ROOM, cache_mib))[::-1]
+    without = positions(left_out, len(prompts))
+    # Where all that remains has a place, there is nothing to search for.
+    rest = {i: 0 for i, items in enumerate(without) if per_token or k >= trie.items - len(items)}
+    searched = [i for i in range(len(prompts)) if i not in rest]
+    grouped = together(policy, [prompts[i] for i in searched], batch, tokens, _ROOM, cache_mib)
+    waiting = [[searched[i] for i in here] for here in grouped][::-1]
     while waiting:
         here = waiting.pop()
+        excluded = LeftOut(trie, [without[i] for i in here])
         with torch.inference_mode():
-            search = Search(CachedPrompts(policy, [prompts[i] for i in here]), trie, k, tokens)
+            search = Search(CachedPrompts(policy, [prompts[i] for i in here]), trie, k, tokens, excluded)
             search.run(most_nodes, cache_mib << 20)
         if search.out_of_memory and len(here) > 1:
             again = [index for row, index in enumerate(here) if search.given_up[row]]
@@ -133,13 +137,11 @@ def top_k(
             if search.given_up[row] and search.out_of_memory and len(here) > 1:
                 continue
             leaf, score = search.finished(row)
-            count = trie.item_start_N1[leaf + 1] - trie.item_start_N1[leaf]
+            items, scores = _items(trie, leaf, score, without[index])
             # A probability of 0 opens nothing, so that there may be too few.
-            if search.given_up[row] or count.sum() < k:
+            if search.given_up[row] or len(items) < k:
                 rest[index] = int(search.read[row])
                 continue
-            items = trie.item_I[np.concatenate([np.arange(*trie.item_start_N1[n : n + 2]) for n in leaf])]
-            scores = np.repeat(score, count)
             best = ranks.top(row_ids[index], [trie.item_ids[i] for i in items], scores, k)
             found[index] = Found(items[best], scores[best], int(search.read[row]), False)
     for start in range(0, len(rest), batch):
@@ -147,6 +149,15 @@ def top_k(
         some = [prompts[i] for i in here]
         all_scores = score_all(policy, trie, some, tokens=tokens, cache_mib=cache_mib, per_token=per_token)
         for index, row in zip(here, all_scores, strict=True):
-            best = ranks.top(row_ids[index], trie.item_ids, row, k)
+            best = ranks.top(row_ids[index], trie.item_ids, row, k, without[index])
             found[index] = Found(best, row[best], rest[index] + len(trie.read_R), True)
     return [found[index] for index in range(len(prompts))]
+
+
+def _items(trie: TitleTrie, leaf: np.ndarray, score: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The items that end at some leaves, without those left out, and the scores of their leaves."""
+    first = trie.item_start_N1[leaf]
+    count = trie.item_start_N1[leaf + 1] - first
+    items = trie.item_I[np.repeat(first - (count.cumsum() - count), count) + np.arange(count.sum())]
+    open_M = ~np.isin(items, left_out)
+    return items[open_M], np.repeat(score, count)[open_M]

@@ -10,12 +10,15 @@ from rosepo_ray.catalogue.ranks import top
 few = st.sampled_from([-np.inf, -2.0, -1.5, 0.0, 1.0, np.inf])  # so that most scores are equal to others
 
 
-@given(scores=st.lists(few, min_size=1, max_size=30), count=st.integers(1, 35), row=st.text(max_size=3))
-def test_the_first_places_are_those_of_a_full_sort(scores: list[float], count: int, row: str):
+@given(scores=st.lists(few, min_size=1, max_size=30), count=st.integers(1, 35), row=st.text(max_size=3), data=st.data())
+def test_the_first_places_are_those_of_a_full_sort(scores: list[float], count: int, row: str, data: st.DataObject):
     items = [f"i{n}" for n in range(len(scores))]
     ties = seeds.tie_break(row, items)
     plain = sorted(range(len(scores)), key=lambda n: (-scores[n], ties[n]))
     assert top(row, items, np.array(scores), count).tolist() == plain[:count]
+    without = data.draw(st.lists(st.integers(0, len(scores) - 1)))
+    rest = [n for n in plain if n not in without]
+    assert top(row, items, np.array(scores), count, without).tolist() == rest[:count]
 
 
 @given(scores=st.lists(few, min_size=2, max_size=12), count=st.integers(1, 12), data=st.data())

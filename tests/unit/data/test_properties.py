@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rosepo_ray.config.sources import build as build_settings
 
-from rosepo_ray.data.protocol import boundary, examples, split, user_log
+from rosepo_ray.data.protocol import examples, split, user_log
 from rosepo_ray.data.reading import interactions, readers
 from rosepo_ray.data.reading.files import locate
 from rosepo_ray.errors import BadInput
-from rosepo_ray.run.sources import build as build_settings
 from tests.random_logs import Expected, Log, expected, logs, write
 
 PARTITIONS = 3
@@ -59,17 +59,19 @@ def make(case: Log, uri: str, one_file: bool) -> tuple[dict[str, Any], dict[str,
             one_file=one_file,
             min_rating=case.min_rating,
             fractions=fractions,
+            repeats=case.repeats == "keep",
         )
         for number in range(PARTITIONS)
     ]
     users = [found for found, _, _ in ordered]
     kept = sum(int(found.kept_N.sum()) for found in users)
-    keys = boundaries(users, kept) if case.timed and case.split != "last_two" and kept else None
+    times = split_times(users, kept) if case.timed and case.split != "last_two" and kept else None
     tables: dict[str, Any] = {"sequences": [], "taken": [], "examples": []}
     popularity = np.zeros(len(case.items), np.int64)
     for found in users:
-        splits = examples.split_by_time(found, *keys) if keys else examples.split_last_two(found)
-        made = examples.build(found, splits, pa.array(case.items), history=case.history, count=case.candidates, seed=0)
+        splits = examples.split_by_time(found, *times) if times else examples.split_last_two(found)
+        how = {"history": case.history, "count": case.candidates, "seed": 0, "repeats": case.repeats == "keep"}
+        made = examples.build(found, splits, pa.array(case.items), **how)
         for name, table in tables.items():
             table += getattr(made, name).to_pylist()
         popularity += made.popularity
@@ -85,41 +87,38 @@ def make(case: Log, uri: str, one_file: bool) -> tuple[dict[str, Any], dict[str,
     return {k: sorted(v, key=str) if k != "popularity" else v for k, v in tables.items()}, counts, bad
 
 
-def boundaries(users: list[user_log.UserLog], kept: int) -> tuple[boundary.Key, boundary.Key]:
-    def count(window: boundary.Window) -> np.ndarray:
-        return np.sum([boundary.histogram(u.time_N[u.kept_N], u.tie_N[u.kept_N], window) for u in users], axis=0)
+def split_times(users: list[user_log.UserLog], kept: int) -> list[int]:
+    times = [found.time_N[found.kept_N] for found in users]
 
-    def fetch(window: boundary.Window) -> list[boundary.Key]:
-        keys = []
-        for u in users:
-            inside = np.flatnonzero(u.kept_N & window.mask(u.time_N, u.tie_N))
-            keys += [boundary.Key(int(u.time_N[n]), int(u.tie_N[n]), u.users[u.user_N[n]]) for n in inside]
-        return keys
+    def count(low: int, high: int) -> np.ndarray:
+        return np.sum([split.histogram(part, low, high) for part in times], axis=0)
 
-    times, ties = (np.concatenate([getattr(u, name)[u.kept_N] for u in users]) for name in ("time_N", "tie_N"))
-    window = boundary.Window(int(times.min()), int(times.max()), int(ties.min()), int(ties.max()))
-    first, second = (boundary.find(rank, window, kept, count, fetch) for rank in split.time_ranks(kept))
-    return first, second
+    everything = np.concatenate(times)
+    low, high = int(everything.min()), int(everything.max())
+    return [split.find_cut(rank, low, high, count).time for rank in split.time_ranks(kept)]
 
 
 def check(case: Log, tables: dict[str, Any], counts: dict[str, int], reference: Expected) -> None:
     """The invariants, then equality with the reference."""
     sequences = {row["user_id"]: row["items"] for row in tables["sequences"]}
+    taken = {row["user_id"]: row["whole"] for row in tables["taken"]}
     targets: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
     for row in tables["examples"]:
         user, target = row["user_id"], row["target"]
         targets[row["split"]].add((user, target))
-        order = reference.order[user]
-        assert target in order
-        assert target not in row["history"]
-        assert set(row["history"]) <= set(order[: order.index(target)]), "the history holds the target's future"
+        order, position = reference.order[user], int(row["example_id"].split(":")[1])
+        assert order[position] == target
+        assert row["history"] == order[:position][-case.history :], "the history holds the target's future"
+        assert row["seen"] == (0 if case.repeats == "keep" else taken[user].index(target))
+        if case.repeats == "first":
+            assert target not in row["history"]
         others = [item for item in row["candidates"] if item != target]
         assert len(row["candidates"]) == len(set(row["candidates"])) == case.candidates
         assert len(others) == case.candidates - 1, "the target is there once"
-        taken = reference.training[user] if row["split"] == "train" else reference.whole[user]
-        assert not set(others) & taken, "a candidate was taken"
+        own = reference.training[user] if row["split"] == "train" else reference.whole[user]
+        assert not set(others) & own, "a candidate was taken"
     for held_out in ("validation", "test"):
-        for user, target in targets[held_out]:
+        for user, target in targets[held_out] if case.repeats == "first" else ():
             assert target not in sequences.get(user, []), "a held-out item is in the training sequences"
             assert (user, target) not in targets["train"]
     for row in tables["examples"]:
@@ -132,7 +131,8 @@ def check(case: Log, tables: dict[str, Any], counts: dict[str, int], reference: 
     assert {name: counts[name] for name in reference.counts} == reference.counts
     assert sequences == reference.sequences
     assert {row["user_id"]: set(row["training"]) for row in tables["taken"]} == reference.training
-    assert {row["user_id"]: set(row["whole"]) for row in tables["taken"]} == reference.whole
+    assert {user: set(items) for user, items in taken.items()} == reference.whole
+    assert all(len(set(items)) == len(items) for items in taken.values())
     found = {
         row["example_id"]: (row["user_id"], row["history"], row["target"], row["split"]) for row in tables["examples"]
     }
@@ -150,7 +150,7 @@ def crowded(case: Log, reference: Expected) -> bool:
 def test_random_logs(case, seed, files, block):
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(readers, "BLOCK_BYTES", block)
-        patch.setattr(boundary, "FETCH", 4)
+        patch.setattr(split, "BINS", 4)
         one = write(case, Path(folder, "one"), seed, 1)
         layouts = [(one, next(iter(one.files)))]
         if case.timed:

@@ -45,9 +45,9 @@ def items_table(titles: dict[str, str] = TITLES) -> pa.Table:
     return tables.from_rows("items", rows)
 
 
-def examples_table(examples: list[tuple[str, str, str, str, str]] = EXAMPLES) -> pa.Table:
-    names = ("example_id", "user_id", "history", "target", "candidates", "split")
-    rows = [(e, u, list(h), t, list(c), "test") for e, u, h, t, c in examples]
+def examples_table(examples: list[tuple[str, str, str, str, str]] = EXAMPLES, seen: int = 0) -> pa.Table:
+    names = ("example_id", "user_id", "history", "target", "candidates", "split", "seen")
+    rows = [(e, u, list(h), t, list(c), "test", seen) for e, u, h, t, c in examples]
     return tables.from_rows("examples", [dict(zip(names, row, strict=True)) for row in rows])
 
 
@@ -157,6 +157,16 @@ def test_a_target_beyond_the_tenth_place_is_a_miss() -> None:
 def test_a_ranking_that_is_none_of_the_whole_catalogue_is_refused(ranking: str) -> None:
     with pytest.raises(RosepoError, match=r"'aligned', row u1:2: its ranking of the whole catalogue must hold 5"):
         run({"aligned": with_top(predictions_table(RANKED), {"u1:2": ranking})})
+
+
+def test_a_ranking_of_what_was_not_seen_is_shorter() -> None:
+    """Two of five items were taken before: three places, of which a target has the third."""
+    table = with_top(predictions_table(RANKED), {"u1:2": "edc"})
+    metrics = run({"aligned": table}, examples=examples_table(seen=2))["models"]["aligned"]
+    assert metrics["full_mrr@10"]["value"] == pytest.approx(1 / 3)
+    assert metrics["full_coverage@10"]["value"] == pytest.approx(3 / 5)
+    with pytest.raises(RosepoError, match="must hold 3"):
+        run({"aligned": with_top(predictions_table(RANKED), {"u1:2": "edcab"})}, examples=examples_table(seen=2))
 
 
 def test_models_that_ranked_the_catalogue_for_other_rows_are_refused() -> None:

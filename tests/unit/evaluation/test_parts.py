@@ -152,11 +152,13 @@ def test_popular_ranks_by_training_interactions() -> None:
     examples = tables.from_rows("examples", [example | {"candidates": ["c", "a", "b"]}])
     row = {"example_id": "u:1", "user_id": "u", "ranked": ["b", "c", "a"], "scores": [9.0, 4.0, 1.0],
            "generated": None, "outcome": None, "top": None, "top_scores": None, "written_item": None}  # fmt: skip
-    assert popular(examples, items, ()).to_pylist() == [row]
+    assert popular(examples, items, {}).to_pylist() == [row]
     whole = {"top": ["b", "c", "a"], "top_scores": [9.0, 4.0, 1.0]}
-    assert popular(examples, items, {"u:1"}).to_pylist() == [row | whole]
+    assert popular(examples, items, {"u:1": []}).to_pylist() == [row | whole]
+    rest = {"top": ["c"], "top_scores": [4.0]}
+    assert popular(examples, items, {"u:1": ["b", "a"]}).to_pylist() == [row | rest]
     with pytest.raises(RosepoError, match=r"u:1.*\['c', 'b'\]"):
-        popular(examples, items.slice(0, 1), ())
+        popular(examples, items.slice(0, 1), {})
 
 
 # Bootstrap

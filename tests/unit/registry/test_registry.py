@@ -180,7 +180,7 @@ KNOWN = {"a", "b", "c"}
 
 def test_a_request_keeps_the_newest_history_and_its_id() -> None:
     row = {"history": ["a", "b", "c"], "candidates": ("b", "a"), "example_id": "u:3"}
-    assert requests.read([row], KNOWN, keep=2) == [requests.Ask("u:3", ["b", "c"], ["b", "a"])]
+    assert requests.read([row], KNOWN, keep=2) == [requests.Ask("u:3", ["b", "c"], ["b", "a"], ["a", "b", "c"])]
 
 
 def test_without_an_id_ties_depend_on_the_history_alone() -> None:
@@ -232,6 +232,13 @@ def test_the_number_of_items_asked_for(params: dict[str, object] | None, top: in
 def test_a_number_of_items_that_cannot_be_is_refused(top: object) -> None:
     with pytest.raises(BadInput, match=r"top is .*; give a whole number from 1 to 1000"):
         requests.read_top({"top": top}, catalogue=50)
+
+
+def test_whether_repeats_are_asked_for() -> None:
+    asked = (None, {}, {"repeats": False}, {"repeats": True})
+    assert [requests.read_repeats(params) for params in asked] == [False, False, False, True]
+    with pytest.raises(BadInput, match=r"repeats is 'no'; give true or false"):
+        requests.read_repeats({"repeats": "no"})
 
 
 def test_too_many_rows_are_refused() -> None:

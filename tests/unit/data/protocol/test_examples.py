@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray.data.protocol import examples, hashes, user_log
-from rosepo_ray.data.protocol.boundary import Key
 from rosepo_ray.data.reading import parse_columns
 from rosepo_ray.errors import BadInput
 
@@ -20,8 +19,9 @@ def rows(events, kind=parse_columns.INTEGER):
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, user_log.ROWS, strict=True)], schema=user_log.ROWS)
 
 
-def ordered(events, *, one_file=True, min_rating=None, fractions=False):
-    return user_log.order(rows(events), items=len(ITEMS), one_file=one_file, min_rating=min_rating, fractions=fractions)
+def ordered(events, **how):
+    usual = {"one_file": True, "min_rating": None, "fractions": False, "repeats": False}
+    return user_log.order(rows(events), items=len(ITEMS), **{**usual, **how})
 
 
 def listed(log):
@@ -62,7 +62,7 @@ def test_a_log_survives_storage():
     log, _, _ = ordered([("é", 1, 5, 5.0), ("a", 2, 2, 2.0), ("a", 1, 3, 4.0)], min_rating=4)
     again = user_log.UserLog.from_table(log.to_table())
     assert again.users == log.users == ["a", "é"]
-    for name in ("user_N", "item_N", "time_N", "tie_N", "kept_N"):
+    for name in ("user_N", "item_N", "time_N", "kept_N"):
         np.testing.assert_array_equal(getattr(again, name), getattr(log, name))
 
 
@@ -80,13 +80,14 @@ EVENTS = [
 ]
 
 
-def built(events, splitter, **settings):
-    log, _, _ = ordered(events, min_rating=4)
-    return examples.build(log, splitter(log), ITEMS, **{"history": 2, "count": 3, "seed": 0, **settings})
+def built(events, splitter, repeats=False, **settings):
+    log, _, _ = ordered(events, min_rating=4, repeats=repeats)
+    how = {"history": 2, "count": 3, "seed": 0, "repeats": repeats, **settings}
+    return examples.build(log, splitter(log), ITEMS, **how)
 
 
 def by_time(validation, test):
-    return lambda log: examples.split_by_time(log, Key(validation, -1, ""), Key(test, -1, ""))
+    return lambda log: examples.split_by_time(log, validation, test)
 
 
 def test_tables_of_a_time_split_by_hand():
@@ -99,12 +100,14 @@ def test_tables_of_a_time_split_by_hand():
             "whole": ["i00", "i01", "i02", "i03", "i04", "i05", "i06"],
         }
     ]
-    found = [{k: row[k] for k in ("example_id", "history", "target", "split")} for row in tables.examples.to_pylist()]
+    found = [
+        {k: row[k] for k in ("example_id", "history", "target", "split", "seen")} for row in tables.examples.to_pylist()
+    ]
     assert found == [
-        {"example_id": "u:1", "history": ["i00"], "target": "i02", "split": "train"},
-        {"example_id": "u:2", "history": ["i00", "i02"], "target": "i03", "split": "train"},
-        {"example_id": "u:3", "history": ["i02", "i03"], "target": "i04", "split": "validation"},
-        {"example_id": "u:4", "history": ["i03", "i04"], "target": "i05", "split": "test"},
+        {"example_id": "u:1", "history": ["i00"], "target": "i02", "split": "train", "seen": 2},
+        {"example_id": "u:2", "history": ["i00", "i02"], "target": "i03", "split": "train", "seen": 3},
+        {"example_id": "u:3", "history": ["i02", "i03"], "target": "i04", "split": "validation", "seen": 4},
+        {"example_id": "u:4", "history": ["i03", "i04"], "target": "i05", "split": "test", "seen": 5},
     ]
     assert tables.popularity.tolist() == [1, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0]
 
@@ -118,6 +121,25 @@ def test_tables_of_last_two_by_hand():
     short = built([("v", 1, 1, 5.0), ("v", 2, 2, 5.0), ("v", 3, 3, 1.0)], examples.split_last_two)
     assert short.taken["training"].to_pylist() == [["i01", "i02", "i03"]]
     assert short.examples["split"].to_pylist() == ["train"]
+
+
+def test_repeats_by_hand():
+    """Item 0 at 1, 2 and 6, item 1 at 2 and 5, and copies of three of these events; item 0 is rated low at 2."""
+    events = [("u", 0, 1, 5.0), ("u", 0, 2, 1.0), ("u", 1, 2, 5.0), ("u", 1, 2, 5.0), ("u", 1, 5, 5.0)]
+    events += [("u", 0, 6, 5.0), ("u", 0, 1, 5.0), ("u", 0, 2, 5.0), ("v", 0, 1, 5.0)]
+    log, duplicates, _ = ordered(events, min_rating=4, repeats=True)
+    assert (listed(log)[:5], duplicates) == ([("u", 0), ("u", 0), ("u", 1), ("u", 1), ("u", 0)], 3)
+    tables = built(events, by_time(5, 6), repeats=True, count=11)
+    assert tables.sequences.to_pylist()[0] == {"user_id": "u", "items": ["i00", "i01"]}
+    assert tables.taken.to_pylist()[0] == {"user_id": "u", "training": ["i00", "i01"], "whole": ["i00", "i01"]}
+    rows = tables.examples.to_pylist()
+    assert [(row["history"], row["target"], row["seen"]) for row in rows] == [
+        (["i00"], "i01", 0),
+        (["i00", "i01"], "i01", 0),
+        (["i01", "i01"], "i00", 0),
+    ]
+    for row in rows:  # all but the two items that were taken, and the target among them
+        assert sorted(row["candidates"]) == sorted([row["target"], *ITEMS.to_pylist()[2:]])
 
 
 def test_training_candidates_avoid_the_past_and_the_others_all_that_was_taken():
@@ -172,7 +194,7 @@ def test_invariants_of_any_log(events, border, kind, history):
     splitter = by_time(border, border + 1) if kind == "time" else examples.split_last_two
     log, duplicates, _ = ordered(events, min_rating=4)
     assert len(log.user_N) + duplicates == len(events)
-    tables = examples.build(log, splitter(log), ITEMS, history=history, count=4, seed=0)
+    tables = examples.build(log, splitter(log), ITEMS, history=history, count=4, seed=0, repeats=False)
     sequences = {row["user_id"]: row["items"] for row in tables.sequences.to_pylist()}
     taken = {row["user_id"]: row for row in tables.taken.to_pylist()}
     assert sorted(taken) == sorted({event[0] for event in events})
@@ -185,6 +207,9 @@ def test_invariants_of_any_log(events, border, kind, history):
         assert target not in row["history"]
         assert len(set(own)) == 4
         assert own.count(target) == 1
+        seen = taken[user]["whole"][: row["seen"]]
+        assert taken[user]["whole"][row["seen"]] == target
+        assert set(row["history"]) <= set(seen)
         banned = taken[user]["training" if row["split"] == "train" else "whole"]
         assert not set(own) - {target} & set(banned) - {target}
         if row["split"] != "train":

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rosepo_ray.data.protocol import boundary, split
-from rosepo_ray.data.protocol.boundary import Key, Window
+from rosepo_ray.data.protocol import split
+from rosepo_ray.errors import BadInput
 
 
 def test_ranks_are_eight_one_one():
@@ -20,64 +20,49 @@ def test_last_two_by_hand():
     assert split.last_two(np.array([], int)).tolist() == []
 
 
-@pytest.fixture
-def narrow(monkeypatch):
-    """Few bins and few keys at a time, so that small logs need many rounds."""
-    monkeypatch.setattr(boundary, "BINS", 4)
-    monkeypatch.setattr(boundary, "FETCH", 2)
+def search(times, rank, parts, bins):
+    """`find_cut` over times dealt out to `parts` partitions, and how many rounds of counting it took."""
+    spread = [np.array(times[i::parts], np.int64) for i in range(parts)]
+    rounds = []
 
+    def count(low, high):
+        rounds.append((low, high))
+        return sum(split.histogram(part, low, high) for part in spread)
 
-def search(keys, rank, parts):
-    """`find` over keys dealt out to `parts` partitions; returns the key and the most keys fetched at once."""
-    spread = [keys[i::parts] for i in range(parts)]
-    columns = [(np.array([k.timestamp for k in p], np.int64), np.array([k.tie for k in p], np.int64)) for p in spread]
-    fetched = []
-
-    def count(window):
-        return sum(boundary.histogram(*part, window) for part in columns)
-
-    def fetch(window):
-        found = [
-            k for p, part in zip(spread, columns, strict=True) for k, m in zip(p, window.mask(*part), strict=True) if m
-        ]
-        fetched.append(len(found))
-        return found
-
-    times, ties = [k.timestamp for k in keys], [k.tie for k in keys]
-    window = Window(min(times), max(times), min(ties), max(ties))
-    return boundary.find(rank, window, len(keys), count, fetch), fetched[-1]
-
-
-INT64 = st.integers(-(2**63), 2**63 - 1)
-KEYS = st.lists(
-    st.tuples(st.one_of(st.integers(0, 3), INT64), st.one_of(st.integers(0, 2), INT64), st.sampled_from("abcé")),
-    min_size=1,
-    max_size=40,
-    unique=True,
-)
-
-
-@given(keys=KEYS, data=st.data(), parts=st.integers(1, 3))
-def test_search_finds_what_sorting_finds(keys, data, parts):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(boundary, "BINS", 4)
-        patch.setattr(boundary, "FETCH", 2)
-        rank = data.draw(st.integers(0, len(keys) - 1))
-        found, _ = search([Key(*k) for k in keys], rank, parts)
-        assert found == Key(*sorted(keys)[rank])
+        patch.setattr(split, "BINS", bins)
+        return split.find_cut(rank, min(times), max(times), count), len(rounds)
 
 
-def test_search_never_collects_many_keys(narrow):
-    # one timestamp for all of 1,000 interactions, told apart by their rows
-    keys = [Key(7, row, "u") for row in range(1000)]
-    found, fetched = search(keys, 800, 4)
-    assert found == Key(7, 800, "u")
-    assert fetched <= 2
+TIMES = st.lists(st.one_of(st.integers(0, 3), st.integers(-(2**63), 2**63 - 1)), min_size=1, max_size=40)
 
 
-def test_before_compares_time_then_tie_then_user():
-    key = Key(5, 2, "m")
-    times = np.array([4, 5, 5, 5, 5, 5, 6])
-    ties = np.array([9, 1, 2, 2, 2, 3, 0])
-    below = np.array(["z" < "m", "z" < "m", "a" < "m", "m" < "m", "z" < "m", "a" < "m", "a" < "m"])
-    assert boundary.before(times, ties, below, key).tolist() == [True, True, True, False, False, False, False]
+@given(times=TIMES, data=st.data(), parts=st.integers(1, 3), bins=st.sampled_from([2, 4, 1 << 16]))
+def test_the_cut_is_as_near_as_any_time_could_be(times, data, parts, bins):
+    rank = data.draw(st.integers(0, len(times) - 1))
+    cut, _ = search(times, rank, parts, bins)
+    assert cut.before == sum(time < cut.time for time in times)
+    possible = {sum(time < moment for time in times) for moment in {*times, max(times) + 1}}
+    assert abs(cut.before - rank) == min(abs(before - rank) for before in possible)
+
+
+def test_the_cut_by_hand():
+    times = [1, 2, 2, 2, 2, 2, 5, 5, 9, 9]
+    assert search(times, 8, 2, 4)[0] == (9, 8)  # 8 before 9: exact
+    assert search(times, 7, 2, 4)[0] == (5, 6)  # 6 before 5 and 8 up to it are as near: the earlier
+    assert search(times, 5, 2, 4)[0] == (3, 6)  # 1 before 2, 6 up to it
+    assert search(times, 2, 2, 4)[0] == (2, 1)
+
+
+def test_few_rounds_of_counting_are_enough_for_any_range():
+    assert search([-(2**63), 0, 1, 2**63 - 1], 2, 1, 1 << 16) == ((1, 2), 4)
+    assert search(list(range(1000)), 800, 4, 1 << 16) == ((800, 800), 1)
+
+
+def test_a_split_that_stays_empty_is_refused():
+    with pytest.raises(BadInput, match="all 9 interactions have one and the same time"):
+        split.refuse_empty(split.Cut(5, 0), split.Cut(5, 0), 9, one_time=True)
+    for before, name in (((0, 4), "train"), ((4, 4), "validation"), ((4, 9), "test")):
+        with pytest.raises(BadInput, match=f"of 9 interactions by time leaves the {name} split empty"):
+            split.refuse_empty(split.Cut(1, before[0]), split.Cut(2, before[1]), 9, one_time=False)
+    split.refuse_empty(split.Cut(1, 7), split.Cut(2, 8), 9, one_time=False)

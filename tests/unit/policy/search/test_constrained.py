@@ -82,6 +82,25 @@ def test_beams_that_hold_all_prefixes_find_the_best_title(policy: Policy):
     assert items.tolist() == [found.items[0] for found in top_k(policy, trie, prompts, 1, row_ids)]
 
 
+def test_what_is_left_out_is_not_written(policy: Policy):
+    """Greedy goes on among the other titles; of two items with one title the other is written."""
+    titles = [*TITLES, "Toy Story"]
+    trie, prompts, row_ids = catalogue(policy, titles), some_prompts(policy), list("abcde")
+    twins = [n for n, title in enumerate(titles) if title == "Toy Story"]
+    left_out = [[twins[0]], twins, [n for n in range(len(titles)) if n != twins[1]], [3, 4, 5], []]
+    found = {}
+    for beams in (1, len(titles)):
+        items = generate_items(policy, trie, prompts, row_ids, 2, beams, left_out=left_out).tolist()
+        assert not any(item in without for item, without in zip(items, left_out, strict=True))
+        assert items[2] == twins[1]
+        found[beams] = items
+    for prompt, item, without in zip(prompts, found[1], left_out, strict=True):
+        open_titles = [title for n, title in enumerate(titles) if n not in without]
+        assert titles[item] == greedy(policy, prompt, list(dict.fromkeys(open_titles)))
+    best = top_k(policy, trie, prompts, 1, row_ids, left_out=left_out)
+    assert found[len(titles)] == [one.items[0] for one in best]
+
+
 TITLE = st.text(st.sampled_from("ab é千"), min_size=1, max_size=4)
 
 
