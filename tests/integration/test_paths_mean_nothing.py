@@ -1,7 +1,7 @@
 """A folder column=value in the path of a run names no column of its tables."""
 
 import pytest
-from rosepo_ray.config.sources import build
+from rosepo_ray.run.sources import build
 
 from rosepo_ray.on_ray import pair_stream
 from rosepo_ray.storage import tables

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rosepo_ray.config.sources import build as build_settings
+from rosepo_ray.run.sources import build as build_settings
 
 from rosepo_ray.data.protocol import examples, split, user_log
 from rosepo_ray.data.reading import interactions, readers
