@@ -59,6 +59,14 @@ def test_tracking_address_setting_then_environment_then_sqlite(monkeypatch: pyte
     assert tracking.tracking_uri(MlflowSettings(tracking_uri="http://set"), "/data/runs/one") == "http://set"
 
 
+def test_in_a_path_no_sign_means_anything_to_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    uri = tracking.tracking_uri(MlflowSettings(), "/data/a%41 b?#c/one")
+    assert str(reachable.sqlite_file(uri)) == "/data/a%41 b?#c/mlflow.db"
+    assert tracking.artifact_location(uri) == "file:///data/a%2541%20b%3F%23c/mlartifacts"
+    assert str(reachable.sqlite_file("sqlite:////data/mlflow.db?timeout=9")) == "/data/mlflow.db"
+
+
 def test_a_remote_run_directory_needs_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(BadInput, match="MLFLOW_TRACKING_URI"):
