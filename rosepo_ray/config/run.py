@@ -12,6 +12,9 @@ from rosepo_ray.config.section import Section
 class RunSettings(Section):
     dir: str | None = None
     """Run directory (path or URI). Default: a fresh one under runs/. The same directory again resumes the run."""
+    stages: str | None = None
+    """Where stages keep what they made, for all runs that want the same (path or URI). Default: `stages` beside the run
+    directory."""
     log: Literal["human", "json"] = "human"
     """Lines of the terminal and of run.log: for people, or one JSON object a line."""
     grace_seconds: float = Field(15.0, gt=0)

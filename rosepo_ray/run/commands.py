@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rosepo_ray import __version__
+from rosepo_ray.storage import disk_space
 
 Command = Callable[[Sequence[str], str], int]
 
@@ -42,7 +43,22 @@ def promote(argv: Sequence[str], prog: str) -> int:
     return promote.main(argv, prog)
 
 
-COMMANDS: dict[str, Command] = {"align": align, "stage": stage, "promote": promote}
+def stages(argv: Sequence[str], prog: str) -> int:
+    """What the stage store holds, who uses it, how large it is; --prune removes what no run names."""
+    from rosepo_ray.run import stage_store
+
+    parser = argparse.ArgumentParser(prog=prog, description="List the stages that runs share.")
+    parser.add_argument("store", nargs="?", default="runs/stages", help="path or URI (default: %(default)s)")
+    parser.add_argument("--prune", action="store_true", help="remove what no run names")
+    given = parser.parse_args(argv)
+    removed = stage_store.prune(given.store) if given.prune else []
+    print(stage_store.table(removed if given.prune else stage_store.listed(given.store)))
+    if given.prune:
+        print(f"removed {len(removed)} folder(s), {disk_space.amount(sum(one.bytes for one in removed))}")
+    return 0
+
+
+COMMANDS: dict[str, Command] = {"align": align, "stage": stage, "promote": promote, "stages": stages}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

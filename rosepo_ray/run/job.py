@@ -60,7 +60,7 @@ def _print_plan(command: Command, run_dir: str) -> None:
     print(yaml.safe_dump(command.settings.model_dump(), sort_keys=False, allow_unicode=True))
     print(f"run directory: {run_dir}")
     for step in pipeline.plan(command.settings, run_dir):
-        print(f"  {step.stage.name:10} {'done' if step.done else 'to do'}")
+        print(f"  {step.stage.name:10} {'done' if step.done else 'to do':6} {step.folder}")
     wanted = cluster.need(command.settings.cluster, command.settings.oracle.served)
     if cluster.address(command.settings.cluster) is not None:
         cluster.start(command.settings.cluster, command.settings.oracle.served)  # refuses a layout that does not fit

@@ -7,14 +7,17 @@ import os
 import sys
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rosepo_ray import __version__, storage
+import rosepo_ray
+from rosepo_ray import storage
 from rosepo_ray.config.stage import POLICIES, Stage
 from rosepo_ray.errors import BadInput, RosepoError, short
 from rosepo_ray.on_ray import progress
 from rosepo_ray.process import run_log, signals
+from rosepo_ray.run import stage_store
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.stages.align import align
 from rosepo_ray.stages.calibrate import calibrate
@@ -42,18 +45,39 @@ class Planned:
 
 
 def plan(settings: Settings, run_dir: str) -> list[Planned]:
-    """The wanted stages in order. A folder's name is the fingerprint of settings and of the stages before."""
+    """The wanted stages in order, each with its folder in the store.
+
+    A folder's name is the fingerprint of settings and of the stages before; a run that goes on keeps the folders that
+    it has named, if their stages are finished.
+    """
+    store, named = stage_store.root(settings.run, run_dir), stage_store.names(run_dir)
     planned: list[Planned] = []
     for stage in STAGES:
         if not stage.is_wanted(settings):
             continue
         inputs = _inputs(stage, planned)
-        # The version counts: another version of the code may give another result. The folder's parent does not.
         before = {name: storage.name(folder) for name, folder in inputs.items()}
-        known = [__version__, stage.values(settings), before, _input_files(settings) if stage is data else []]
-        folder = storage.join(run_dir, stage.name, done.fingerprint(known))
-        planned.append(Planned(stage, folder, inputs, _marker(folder)))
+        known = [_code(), stage.values(settings), before, _input_files(settings) if stage is data else []]
+        folder = storage.join(store, stage.name, done.fingerprint(known))
+        if folder != named.get(stage.name, folder) and (marker := _marker(named[stage.name])) is not None:
+            # Made by this run before its code or the times of its files changed: what is finished stays.
+            LOGGER.warning(
+                "%s stays as this run made it, though the package or the times of its input files changed since; for a "
+                "result of today's give another --run.dir",
+                stage.name,
+            )
+            planned.append(Planned(stage, named[stage.name], inputs, marker))
+        else:
+            planned.append(Planned(stage, folder, inputs, _marker(folder)))
     return planned
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Hash of the package's code: another version may give another result."""
+    folder = Path(rosepo_ray.__file__).parent
+    files = sorted(folder.rglob("*.py"))
+    return done.fingerprint([(str(file.relative_to(folder)), file.read_text(encoding="utf-8")) for file in files])
 
 
 def _inputs(stage: Stage, planned: list[Planned]) -> dict[str, str]:
@@ -111,6 +135,11 @@ def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, 
         if missing:
             raise BadInput(f"{only} needs {' and '.join(missing)} in {run_dir}; run jobs/stage.py {missing[0]} first")
         planned = found
+    stage_store.name_folders(
+        stage_store.root(settings.run, run_dir),
+        run_dir,
+        {step.stage.name: step.folder for step in plan(settings, run_dir)},
+    )
     for step in planned:
         signals.raise_if_asked()
         name = step.stage.name
@@ -118,11 +147,17 @@ def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, 
             results[name] = Finished(step.folder, step.done["info"], step.done["seconds"], True)
             LOGGER.info("%-10s done before (%.0f s)", name, step.done["seconds"])
         else:
-            results[name] = _run_stage(settings, step)
+            with stage_store.claimed(step.folder, run_dir):
+                marker = _marker(step.folder)  # another run may have made it meanwhile
+                if marker is None:
+                    results[name] = _run_stage(settings, step, run_dir)
+                else:
+                    results[name] = Finished(step.folder, marker["info"], marker["seconds"], True)
+                    LOGGER.info("%-10s taken from another run (%.0f s)", name, marker["seconds"])
     return results
 
 
-def _run_stage(settings: Settings, step: Planned) -> Finished:
+def _run_stage(settings: Settings, step: Planned, run_dir: str) -> Finished:
     with run_log.stage(step.stage.name):
         LOGGER.info("%-10s …", step.stage.name)
         began = time.monotonic()
@@ -136,7 +171,7 @@ def _run_stage(settings: Settings, step: Planned) -> Finished:
             seconds = time.monotonic() - began
             done.write(step.folder, info, seconds)
         except Exception as error:
-            told = _told(error, step)
+            told = _told(error, step, run_dir)
             if told is error:
                 raise
             raise told from error
@@ -144,9 +179,8 @@ def _run_stage(settings: Settings, step: Planned) -> Finished:
     return Finished(step.folder, info, seconds, False)
 
 
-def _told(error: Exception, step: Planned) -> RosepoError:
+def _told(error: Exception, step: Planned, run_dir: str) -> RosepoError:
     """What the user is told: the project's own error inside what Ray wrapped around it, a full disk, or the cause."""
-    run_dir = step.folder.rpartition("/")[0].rpartition("/")[0]
     told = disk_space.told(error, run_dir)
     if told is None or type(told) is RosepoError:
         told = told or RosepoError(short(error))

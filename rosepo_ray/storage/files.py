@@ -66,6 +66,12 @@ def name(uri: str) -> str:
     return (uri.partition("?")[0] if "://" in uri else uri).rstrip("/").rpartition("/")[2]
 
 
+def parent(uri: str) -> str:
+    """The folder that holds `uri`, a URI's options kept."""
+    address, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    return address.rstrip("/").rpartition("/")[0] + mark + options
+
+
 def exists(uri: str) -> bool:
     system, path = _opened(uri)
     try:
@@ -87,6 +93,16 @@ def list_files(uri: str) -> list[str]:
         return []
     below = [file for file in found if file != path and not name(file).startswith(".")]
     return sorted(file[len(path.rstrip("/")) + 1 :] for file in below)
+
+
+def sizes(uri: str) -> dict[str, int]:
+    """Bytes of every file below `uri`, by its path relative to it; dot files too."""
+    system, path = _opened(uri)
+    try:
+        found = system.find(path, detail=True)
+    except FileNotFoundError:
+        return {}
+    return {file[len(path.rstrip("/")) + 1 :]: int(info["size"] or 0) for file, info in found.items() if file != path}
 
 
 def read_bytes(uri: str) -> bytes:

@@ -25,16 +25,18 @@ def prepared(quiet: Quiet, folder: Path, stage: str) -> list[str]:
     """A copy of the quiet run in which `stage` and all later ones are still to do; the arguments that go on with it."""
     assert quiet.done.returncode == 0, quiet.done.stderr[-3000:]
     later = STAGES[STAGES.index(stage) :]
-    shutil.copytree(quiet.run_dir, folder, ignore=shutil.ignore_patterns(*later, ".lock", "run.log", "summary.json"))
+    shutil.copytree(quiet.run_dir.parent / "stages", folder.parent / "stages", ignore=shutil.ignore_patterns(*later))
+    left = shutil.ignore_patterns(".lock", "run.log", "summary.json", "stages.json")
+    shutil.copytree(quiet.run_dir, folder, ignore=left)
     return ["--recipe", str(quiet.recipe), "--run.dir", str(folder)]
 
 
 def stage_folder(run_dir: Path, stage: str) -> Path:
-    return next((run_dir / stage).iterdir())
+    return next(path for path in (run_dir.parent / "stages" / stage).iterdir() if path.is_dir())
 
 
 def stored(run_dir: Path, pattern: str) -> list[Path]:
-    return sorted(run_dir.glob(pattern))
+    return sorted((run_dir.parent / "stages").glob(pattern))
 
 
 def values(found: Any) -> Any:

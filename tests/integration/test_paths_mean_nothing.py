@@ -1,9 +1,9 @@
 """A folder column=value in the path of a run names no column of its tables."""
 
 import pytest
-from rosepo_ray.run.sources import build
 
 from rosepo_ray.on_ray import pair_stream
+from rosepo_ray.run.sources import build
 from rosepo_ray.storage import tables
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")

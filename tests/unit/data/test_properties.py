@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rosepo_ray.run.sources import build as build_settings
 
 from rosepo_ray.data.protocol import examples, split, user_log
 from rosepo_ray.data.reading import interactions, readers
 from rosepo_ray.data.reading.files import locate
 from rosepo_ray.errors import BadInput
+from rosepo_ray.run.sources import build as build_settings
 from tests.random_logs import Expected, Log, expected, logs, write
 
 PARTITIONS = 3

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rosepo_ray.run.sources import build
 
 from rosepo_ray.data.protocol import selection, user_log
 from rosepo_ray.data.reading.parse_columns import DATE, FRACTION, INTEGER
 from rosepo_ray.errors import BadInput
+from rosepo_ray.run.sources import build
 
 
 def window(**data):
