@@ -185,6 +185,30 @@ def test_what_is_left_out_costs_no_reading(trained: Policy):
     assert all(one.nodes < other.nodes for one, other in zip(found, wider, strict=True))
 
 
+def test_of_items_with_one_title_some_may_be_left_out(trained: Policy):
+    """Of five items with the best title one remains: it fills one of three places, and the search goes on."""
+    trie, prompts = catalogue(trained), some_prompts(trained)
+    for prompt in prompts:
+        (first,) = top_k(trained, trie, [prompt], 1, ["row"])
+        twins = catalogue(trained, [*TITLES, *[TITLES[first.items[0]]] * 4])
+        left_out = [[int(first.items[0]), *range(len(TITLES) + 1, len(TITLES) + 4)]]
+        (found,) = assert_exact(trained, twins, [prompt], 3, tokens=1, left_out=left_out)
+        assert not found.scored_all
+
+
+def test_prompts_that_end_early_leave_the_others_what_they_leave_out(trained: Policy, monkeypatch: pytest.MonkeyPatch):
+    kept: list[np.ndarray] = []
+    real = Search._keep
+    monkeypatch.setattr(Search, "_keep", lambda search, rows: (kept.append(rows), real(search, rows))[1])
+    titles = [*TITLES, *(f"{first} {second} {n}" for first in "ABCDE" for second in "FGHIJ" for n in range(10))]
+    trie, prompt = catalogue(trained, titles), some_prompts(trained)[1]
+    (one,) = top_k(trained, trie, [prompt], 40, ["row"])
+    quick, slow = one.items[20:40].tolist(), one.items[:20].tolist()  # the quick leave out what the slow look for
+    found = assert_exact(trained, trie, [prompt] * 8, 2, tokens=8 * len(prompt), left_out=[quick] * 5 + [slow] * 3)
+    assert any(rows[0] > 0 for rows in kept)
+    assert not any(one.scored_all for one in found)
+
+
 class Tokens:
     """Counts the tokens that pass through a policy's model."""
 
