@@ -33,7 +33,7 @@ NAMES = "stages.json"
 RUNS = "_runs"
 _POLL_SECONDS = 1.0
 _LEASE_SECONDS = 60.0
-"""How long a lease lasts that its owner no longer renews: what a killed run makes another one wait on an object store."""
+"""How long a lease lasts that nobody renews: what a killed run makes another one wait on an object store."""
 
 
 def root(settings: RunSettings, run_dir: str) -> str:

@@ -67,7 +67,7 @@ def test_a_disk_that_fills_up_ends_the_job_and_freed_the_same_command_continues(
     assert prepared.wait() == 0, prepared.communicate()[1]
 
     job = start("stage", "sft", *arguments)
-    while job.poll() is None and " sft: sft " not in (run_dir / "run.log").read_text():
+    while job.poll() is None and not any('"stage": "sft"' in p.read_text() for p in run_dir.glob("logs/job-*")):
         time.sleep(0.2)
     fill(small_disk / "filler")
     settings = (run_dir / "settings.yaml").read_bytes()
@@ -77,13 +77,13 @@ def test_a_disk_that_fills_up_ends_the_job_and_freed_the_same_command_continues(
     assert "Traceback" not in shown
     (failed,) = [line for line in lines if line.startswith("error: ")]
     assert failed.startswith("error: sft: no disk space left on ")
-    assert f"{run_dir}/sft/" in failed
+    assert f"{small_disk}/stages/sft/" in failed
     assert "has 0 MiB free" in failed
     if lines[-1].startswith(f"warning: the log stays in {run_dir}/logs until the next start joins it: "):
         lines.pop()  # on the same disk, which may have room for the parts' last lines and not for a whole run.log
     assert lines[-2].startswith(f"The full log: {run_dir}/run.log")
     assert lines[-1].startswith(f"The same command with --run.dir {run_dir} continues: data is kept, sft ")
-    assert not list(run_dir.rglob(".tmp-*"))
+    assert not list(small_disk.rglob(".tmp-*"))
     assert (run_dir / "settings.yaml").read_bytes() == settings
 
     refused = start("stage", "sft", *arguments)
@@ -93,7 +93,7 @@ def test_a_disk_that_fills_up_ends_the_job_and_freed_the_same_command_continues(
     (small_disk / "filler").unlink()
     again = start("stage", "sft", *arguments)
     assert again.wait() == 0, again.communicate()[1]
-    assert list(run_dir.glob("sft/*/_done.json"))
+    assert list(small_disk.glob("stages/sft/*/_done.json"))
     assert "no disk space left on" in (run_dir / "run.log").read_text()
     assert not (run_dir / "logs").exists()
 
