@@ -1,8 +1,8 @@
 """What a preference objective is: from the log-probabilities of a batch of pairs to one loss per row.
 
 A pair is a row with one chosen and K rejected responses, chosen first, so R = 1 + K; rows with fewer rejected ones are
-filled up and `valid_BR` says which count: what stands elsewhere has no effect. An objective declares what it `needs`; the rest is neither computed, asked
-nor stored. It sees the batch in one of two ways:
+filled up and `valid_BR` says which count: what stands elsewhere has no effect. An objective declares what it `needs`;
+the rest is neither computed, asked nor stored. It sees the batch in one of two ways:
 
 - *separable* (the default): the loss of a row depends on that row alone. Micro-batches come one by one.
 - otherwise it sees the whole global batch at once, the rows of all workers, and gives each row its share of the loss:

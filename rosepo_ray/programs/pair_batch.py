@@ -117,7 +117,9 @@ def derivatives(objective: Objective, own: Sequence[Pairs], real: Sequence[bool]
 
 
 def moved(pairs: Pairs, device: torch.device) -> Pairs:
-    tensors = {name: value.to(device) for name, value in vars(pairs).items() if isinstance(value, Tensor)}
+    tensors: dict[str, Any] = {
+        name: value.to(device) for name, value in vars(pairs).items() if isinstance(value, Tensor)
+    }
     return replace(pairs, **tensors)
 
 

@@ -181,8 +181,8 @@ class TestDrDpo:
     MARGINS = table([2, 0], [-2, math.nan])
 
     def test_by_hand(self) -> None:
-        # beta D = 1, 0 and -1: l = softplus of 1 and -1 as above, ln 2 between. With beta' = 1, exp(-l) = sigmoid(beta D)
-        # = 0.7310586, 0.5 and 0.2689414, whose mean over the three pairs is 0.5: the loss is ln 2, for every row.
+        # beta D = 1, 0 and -1. With beta' = 1, exp(-l) = sigmoid(beta D) = 0.7310586, 0.5 and 0.2689414, whose mean
+        # over the three pairs is 0.5: the loss is ln 2, for every row.
         got = DrDpo(beta=0.5, beta_prime=1.0).build()(of_margins(self.MARGINS))
         assert got.tolist() == pytest.approx([math.log(2)] * 2)
         # With beta' = 0.5 its squares: 0.5344466, 0.25 and 0.0723295, mean 0.2855920, -0.5 ln of it 0.6265955.
@@ -190,7 +190,7 @@ class TestDrDpo:
         assert got.tolist() == pytest.approx([0.6265955] * 2, abs=1e-7)
 
     def test_limits_are_the_mean_and_the_easiest_pair(self) -> None:
-        # (0.3132617 + 0.6931472 + 1.3132617) / 3 = 0.7732235 and 0.3132617.
+        # The losses l: (0.3132617 + 0.6931472 + 1.3132617) / 3 = 0.7732235 and 0.3132617.
         for beta_prime, limit in [(1e6, 0.7732235), (1e-4, 0.3132617)]:
             got = DrDpo(beta=0.5, beta_prime=beta_prime).build()(of_margins(self.MARGINS))
             assert got.tolist() == pytest.approx([limit] * 2, abs=2e-4)
