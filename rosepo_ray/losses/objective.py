@@ -1,8 +1,8 @@
 """What a preference objective is: from the log-probabilities of a batch of pairs to one loss per row.
 
 A pair is a row with one chosen and K rejected responses, chosen first, so R = 1 + K; rows with fewer rejected ones are
-filled up and `valid_BR` says which count. An objective declares what it `needs`; the rest is neither computed, asked
-nor stored. It sees the batch in one of two ways:
+filled up and `valid_BR` says which count: what stands elsewhere has no effect. An objective declares what it `needs`;
+the rest is neither computed, asked nor stored. It sees the batch in one of two ways:
 
 - *separable* (the default): the loss of a row depends on that row alone. Micro-batches come one by one.
 - otherwise it sees the whole global batch at once, the rows of all workers, and gives each row its share of the loss:
@@ -60,8 +60,11 @@ class Pairs:
     def margins_BK(self) -> Tensor:
         """Delta = [log pi(y_w) - log pi_ref(y_w)] - [log pi(y_l) - log pi_ref(y_l)] [B, K], fp32 or wider: the exponent
         of DPO before beta (Rafailov et al. 2023, arXiv:2305.18290, equation 7)."""
-        ratios_BR = at_least_fp32(self.logps_BR) - at_least_fp32(given(self.ref_logps_BR, "reference"))
-        return ratios_BR[:, :1] - ratios_BR[:, 1:]
+        return self.leads_BK(at_least_fp32(self.logps_BR) - at_least_fp32(given(self.ref_logps_BR, "reference")))
+
+    def leads_BK(self, values_BR: Tensor) -> Tensor:
+        """By how much the chosen response exceeds each rejected one; 0 where none is, and no gradient from there."""
+        return torch.where(self.valid_BR[:, 1:], values_BR[:, :1] - values_BR[:, 1:], 0.0)
 
     def rejected_mean_B(self, values_BK: Tensor) -> Tensor:
         """The mean over a row's rejected responses."""

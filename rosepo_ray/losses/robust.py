@@ -36,9 +36,10 @@ class RobustObjective(Objective):
         """Raises RosepoError for an e of 0.5 or more, where the formula divides by zero or turns its sign."""
         scaled_BK = self.settings.beta * pairs.margins_BK()
         epsilon_BK = given(pairs.epsilon_BR, "epsilon")[:, 1:].to(scaled_BK.dtype)
-        if epsilon_BK.numel() and float(epsilon_BK.max()) >= 0.5:
+        largest = float(epsilon_BK[pairs.valid_BR[:, 1:]].max())
+        if largest >= 0.5:
             raise RosepoError(
-                f"the robust objective got epsilon {float(epsilon_BK.max()):.4g}, and it divides by 1-2e; "
+                f"the robust objective got epsilon {largest:.4g}, and it divides by 1-2e; "
                 f"set oracle.epsilon_max to {Robust.largest_epsilon} or less"
             )
         numerator_BK = (1 - epsilon_BK) * softplus(-scaled_BK) - epsilon_BK * softplus(scaled_BK)

@@ -33,4 +33,4 @@ class SimpoObjective(Objective):
     def forward(self, pairs: Pairs) -> Tensor:
         logps_BR = at_least_fp32(pairs.logps_BR)
         rewards_BR = self.settings.beta * logps_BR / pairs.lengths_BR.clamp_min(1)
-        return pairs.rejected_mean_B(softplus(self.settings.gamma - (rewards_BR[:, :1] - rewards_BR[:, 1:])))
+        return pairs.rejected_mean_B(softplus(self.settings.gamma - pairs.leads_BK(rewards_BR)))

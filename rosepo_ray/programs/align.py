@@ -49,7 +49,7 @@ class AlignProgram:
         self.policy, self.title_of, self.ids, self.rows = policy, title_of, example_ids, rows
         self.align, self.seed, self.world = align, seed, world
         self.module = PackedPolicy(policy.model, policy.items)
-        self.objective: Objective = align.objective.build()
+        self.objective: Objective = align.objective.build().to(world.device)
         self.state = self.objective
         self._ahead: deque[Derivative] = deque()
 

@@ -100,7 +100,7 @@ def derivatives(objective: Objective, own: Sequence[Pairs], real: Sequence[bool]
     mine = [moved(pairs, torch.device("cpu")) if counts else None for pairs, counts in zip(own, real, strict=True)]
     ranks: list[list[Pairs | None]] = world.gather(mine)
     parts = [pairs for rank in ranks for pairs in rank if pairs is not None]
-    whole = joined(parts)
+    whole = moved(joined(parts), world.device)
     logps_BR = whole.logps_BR.clone().requires_grad_()
     losses_B = objective(replace(whole, logps_BR=logps_BR))
     (by_logp_BR,) = torch.autograd.grad(losses_B.sum(), logps_BR)

@@ -81,12 +81,22 @@ def save(state: State, folder: Path) -> None:
 
 
 def load(state: State, folder: Path) -> None:
-    """Put the checkpoint in `folder` into `state`. Raises RosepoError when it belongs to another model."""
+    """Put the checkpoint in `folder` into `state`. Raises RosepoError when it belongs to another model or program."""
     load_weights(state.module, folder / "weights.safetensors")
-    state.kept.load_state_dict(load_file(folder / "state.safetensors"))
+    load_kept(state.kept, folder / "state.safetensors")
     state.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True))
     position = json.loads((folder / "position.json").read_text())
     state.step = position["step"]
+
+
+def load_kept(kept: nn.Module, file: Path) -> None:
+    stored, own = load_file(file), kept.state_dict()
+    if stored.keys() != own.keys():
+        raise RosepoError(
+            f"{file} holds {sorted(stored)} of what is kept between steps, and there are {sorted(own)} now; start anew "
+            "after a change of an objective's buffers"
+        )
+    kept.load_state_dict(stored)
 
 
 def load_weights(module: nn.Module, file: Path) -> None:

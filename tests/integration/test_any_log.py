@@ -19,7 +19,7 @@ from rosepo_ray.data.reading.interactions import KINDS
 from rosepo_ray.data.reading.items import KINDS as ITEM_KINDS
 from rosepo_ray.errors import BadInput
 from rosepo_ray.run.sources import build
-from rosepo_ray.stages import data
+from rosepo_ray.stages.data import data
 from rosepo_ray.storage import schemas, tables
 from tests.random_logs import expected, logs, write
 
@@ -30,7 +30,7 @@ NO_ITEMS_DROPPED = {"dropped_items": dict.fromkeys(ITEM_KINDS, 0), "repeated_ite
 
 
 def run(out, **values):
-    return data.run(build({"data": {"sample": "none", "candidates": 3, **values}}), {}, str(out))
+    return data.start(build({"data": {"sample": "none", "candidates": 3, **values}}), {}, str(out))
 
 
 def left(out):
@@ -146,7 +146,7 @@ def test_an_encoding_without_effect(tmp_path):
     with pytest.raises(BadInput, match=r"data\.encoding cp1252 has no effect"):
         run(tmp_path / "out", **found, encoding="cp1252")
     with pytest.raises(BadInput, match=r"data\.encoding has no effect with data\.sample"):
-        data.run(build({"data": {"encoding": "cp1252"}}), {}, str(tmp_path / "out"))
+        data.start(build({"data": {"encoding": "cp1252"}}), {}, str(tmp_path / "out"))
 
 
 def test_clocks_and_id_types_do_not_matter(tmp_path):
@@ -481,7 +481,7 @@ def test_a_format_without_effect(tmp_path):
         with pytest.raises(BadInput, match=rf"data\.{name} has no effect"):
             run(tmp_path / "out", **found, **more, **{name: value})
         with pytest.raises(BadInput, match=rf"data\.{name} has no effect with data\.sample"):
-            data.run(build({"data": {name: value}}), {}, str(tmp_path / "out"))
+            data.start(build({"data": {name: value}}), {}, str(tmp_path / "out"))
 
 
 def test_no_order_across_files_without_a_time(tmp_path):

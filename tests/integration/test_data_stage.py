@@ -16,7 +16,7 @@ from rosepo_ray.data.reading.items import KINDS as ITEM_KINDS
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import log_plan, log_scatter
 from rosepo_ray.run.sources import build
-from rosepo_ray.stages import data
+from rosepo_ray.stages.data import data
 from rosepo_ray.storage import schemas, tables
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -26,7 +26,7 @@ NAMES = ("items", "sequences", "taken", "examples")
 
 
 def run(out, **settings):
-    return data.run(build({"data": {"sample": "none", "candidates": 4, **settings}}), {}, str(out))
+    return data.start(build({"data": {"sample": "none", "candidates": 4, **settings}}), {}, str(out))
 
 
 def content(out):
@@ -68,7 +68,7 @@ def log(tmp_path):
 
 
 def test_movielens(ray_cluster, tmp_path):
-    info = data.run(build({"data": {"min_rating": 4}}), {}, str(tmp_path))
+    info = data.start(build({"data": {"min_rating": 4}}), {}, str(tmp_path))
     assert info["counts"] == {
         "dropped": dict.fromkeys(KINDS, 0),
         "interactions": 100_000,
@@ -313,4 +313,4 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, log, name):
 
 def test_columns_beside_a_sample_are_refused(tmp_path):
     with pytest.raises(BadInput, match=r"no effect with data\.sample"):
-        data.run(build({"data": {"columns": {"user": "x"}}}), {}, str(tmp_path))
+        data.start(build({"data": {"columns": {"user": "x"}}}), {}, str(tmp_path))

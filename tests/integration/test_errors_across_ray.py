@@ -95,7 +95,11 @@ def test_a_stages_actor_that_refuses_prints_no_page(early: bool, capfd: pytest.C
     settings = build({"cluster": {"actors": 2}})
     todo = [scoring.Unit(n, "examples", n, n + 1) for n in range(3)]
     with pytest.raises(Exception) as caught:
-        list(scoring.run(settings, todo, lambda unit: pa.table({"x": [1]}), raises(), (BadInput(SENTENCE), early)))
+        list(
+            scoring.run(
+                settings.cluster, todo, lambda unit: pa.table({"x": [1]}), raises(), (BadInput(SENTENCE), early)
+            )
+        )
     found = original(caught.value)
     assert type(found) is BadInput
     assert (str(found), found.exit_code) == (SENTENCE, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.registry import packaging, tracking
 from rosepo_ray.run.settings import Settings
-from rosepo_ray.stages import register
+from rosepo_ray.stages.register import register
 from rosepo_ray.storage import done, tables
 
 ITEMS = {"t": 10, "p": 20, "q": 6}
@@ -52,9 +53,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(root: Path, name: str) -> dict[str, Any]:
     """The register stage as the job calls it, in the run directory `name` with an experiment and a model of its own."""
     settings = Settings(mlflow=MlflowSettings(experiment=name, model=f"model-{name}"))
-    return register.run(
-        settings, {stage: f"{root}/{stage}" for stage in ("data", "sft", "align", "evaluate")}, f"{root}/{name}"
-    )
+    folders = {stage: f"{root}/{stage}" for stage in ("data", "sft", "align", "evaluate")}
+    sections = {name: getattr(settings, name) for name in ("data", "evaluation", "scoring", "mlflow")}
+    return asdict(register(folders, f"{root}/{name}", settings.model_dump(), **sections))
 
 
 def before(patch: pytest.MonkeyPatch, owner: Any, step: str, when: Any = lambda *_: True) -> None:

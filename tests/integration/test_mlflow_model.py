@@ -11,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings, ScratchPolicy
-from rosepo_ray.run.settings import Settings
 from rosepo_ray.storage import tables
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +89,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         {name: ranking(run / name, [case | {"candidates": items(case)} for case in CASES]) for name in wanted}
         for items in (lambda case: [item for item in IDS if item not in case["history"]], lambda _: IDS)
     )
-    tracker = Tracker(Settings(), str(run))
+    tracker = Tracker(MlflowSettings(), str(run))
     uris = {
         name: packaging.log_model(
             tracker, str(run / name), str(run / "data"), history=10, repeats=False, limits=EvaluationSettings(batch=4)

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
+from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.run import promote as job
-from rosepo_ray.run.settings import Settings
 from rosepo_ray.storage import tables
 
 MODEL = "rosepo-recommender"
@@ -47,11 +46,9 @@ def make_run(root: Path, name: str, tops: list[str] | None, protocol: str = "pro
     data, evaluation = str(run / "data"), str(run / "evaluate" / "predictions" / "aligned")
     items = [{"item_id": i, "title": i, "genres": None, "popularity": n} for i, n in ITEMS.items()]
     tables.write_part(data, "items", 0, tables.from_rows("items", items))
-    tracker = Tracker(Settings(), str(run))
+    tracker = Tracker(MlflowSettings(), str(run))
     (run / "settings.yaml").write_text("promotion: {hr_margin: 0.01}\n")
-    uri = packaging.log_model(
-        tracker, str(root / "policy"), data, history=10, repeats=False, limits=EvaluationSettings()
-    )
+    uri = packaging.log_model(tracker, str(root / "policy"), data, history=10, repeats=False, limits=ScoringSettings())
     if tops is not None:
         examples, predictions = [], []
         for i, top in enumerate(tops):

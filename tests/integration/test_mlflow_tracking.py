@@ -41,11 +41,11 @@ def history(tracker: Tracker, run: str, metric: str) -> list[tuple[int, float]]:
 
 
 def test_a_second_start_continues_the_same_runs(root: Path, run_dir: str) -> None:
-    first = Tracker(Settings(), run_dir)
+    first = Tracker(MlflowSettings(), run_dir)
     made = {name: first.run(name) for name in ("oracle", "sft", "align")}
     first.finish("sft")
     first.finish("rosepo", failed=True)
-    again = Tracker(Settings(), run_dir)
+    again = Tracker(MlflowSettings(), run_dir)
     assert {name: again.run(name) for name in made} == made
     assert again.run_id == first.run_id
     parent = again.client.get_run(again.run_id)
@@ -59,15 +59,15 @@ def test_a_second_start_continues_the_same_runs(root: Path, run_dir: str) -> Non
 
 
 def test_a_deleted_run_is_made_anew(run_dir: str) -> None:
-    tracker = Tracker(Settings(), run_dir)
+    tracker = Tracker(MlflowSettings(), run_dir)
     lost = tracker.run("sft")
     tracker.client.delete_run(lost)
-    fresh = Tracker(Settings(), run_dir).run("sft")
+    fresh = Tracker(MlflowSettings(), run_dir).run("sft")
     assert fresh != lost
 
 
 def test_metrics_by_step_once_however_often_they_are_logged(run_dir: str) -> None:
-    tracker = Tracker(Settings(), run_dir)
+    tracker = Tracker(MlflowSettings(), run_dir)
     rows = [{"step": step, "loss": 1 / (1 + step), "hr@1": step / 1000} for step in range(1200)]
     file = Path(run_dir, "metrics.jsonl")
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -82,7 +82,7 @@ def test_metrics_by_step_once_however_often_they_are_logged(run_dir: str) -> Non
 
 
 def test_settings_are_logged_without_secrets_and_a_changed_one_shows(run_dir: str) -> None:
-    tracker = Tracker(Settings(), run_dir)
+    tracker = Tracker(MlflowSettings(), run_dir)
     values: dict[str, Any] = Settings().model_dump()
     values["data"]["interactions"] = "s3://KEY:SECRET@bucket/logs"
     tracker.params("rosepo", values)
@@ -98,7 +98,7 @@ def test_settings_are_logged_without_secrets_and_a_changed_one_shows(run_dir: st
 
 
 def test_tags_and_artefacts(run_dir: str) -> None:
-    tracker = Tracker(Settings(), run_dir)
+    tracker = Tracker(MlflowSettings(), run_dir)
     tracker.tags("rosepo", {"protocol": "abc", "where": "s3://a:b@c"})
     storage.write_bytes(storage.join(run_dir, "summary.json"), b"{}")
     storage.write_bytes(storage.join(run_dir, "data", "deep", "x.txt"), b"x")
@@ -120,12 +120,12 @@ def test_an_unreachable_server_is_refused_before_anything_is_written(run_dir: st
 
 
 def test_two_run_directories_in_one_process_keep_their_own_databases(tmp_path: Path, run_dir: str) -> None:
-    first, second = Tracker(Settings(), run_dir), tracking_uri(MlflowSettings(), str(tmp_path / "run"))
+    first, second = Tracker(MlflowSettings(), run_dir), tracking_uri(MlflowSettings(), str(tmp_path / "run"))
     assert first.tracking_uri != second == f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 
 def test_another_server_starts_the_runs_afresh(root: Path, run_dir: str) -> None:
-    tracker = Tracker(Settings(), run_dir)
+    tracker = Tracker(MlflowSettings(), run_dir)
     other = Settings(mlflow=MlflowSettings(tracking_uri=f"sqlite:///{root / 'other' / 'mlflow.db'}"))
     moved = Tracker(other, run_dir)
     assert moved.run_id != tracker.run_id
@@ -135,7 +135,7 @@ def test_another_server_starts_the_runs_afresh(root: Path, run_dir: str) -> None
 def test_a_deleted_experiment_is_refused_before_any_work(
     root: Path, run_dir: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tracker = Tracker(Settings(mlflow=MlflowSettings(experiment="gone")), run_dir)
+    tracker = Tracker(MlflowSettings(experiment="gone"), run_dir)
     tracker.client.delete_experiment(tracker.experiment_id)
     argv = ["--run.dir", str(root / "fresh"), "--mlflow.tracking_uri", tracker.tracking_uri]
     assert job.main([*argv, "--mlflow.experiment", "gone"], "align", "") == 2

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,11 @@ import pytest
 from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.on_ray import trainer
+from rosepo_ray.oracle.kinds import Replay
 from rosepo_ray.run import pipeline, summary
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import build
-from rosepo_ray.stages import register
+from rosepo_ray.stages.register import register
 from rosepo_ray.storage import done, tables
 from tests.synthetic import tiny
 
@@ -100,15 +103,20 @@ def test_alignment_starts_at_the_reference_and_logs_what_it_should(finished: dic
 def test_a_run_is_replayed_from_its_smoothing_table(settings: Settings, finished: dict[str, Any], tmp_path: Path):
     """No oracle is hosted, and the metrics are the same."""
     stages = finished["stages"]
-    replay = settings.model_copy(update={"align": settings.align.model_copy(update={"replay": stages["align"].folder})})
+    replay = _replayed(settings, stages["align"].folder)
     step = next(p for p in pipeline.plan(settings, finished["run_dir"]) if p.stage.name == "align")
-    step.stage.run(replay, step.inputs, str(tmp_path / "align"))
+    step.stage.start(replay, step.inputs, str(tmp_path / "align"))
     timing = ("tokens_per_second", "wait_share", "step_seconds")
     for row, before in zip(
         trainer.read_metrics(str(tmp_path / "align")), trainer.read_metrics(stages["align"].folder), strict=True
     ):
         for name in row.keys() - set(timing):
             assert row[name] == pytest.approx(before[name], rel=1e-6, abs=1e-6), name
+
+
+def _replayed(settings: Settings, folder: str) -> Settings:
+    """No oracle is asked: every epsilon comes from the table of an earlier alignment."""
+    return settings.model_copy(update={"oracle": Replay(folder=folder)})
 
 
 def _step(settings: Settings, finished: dict[str, Any], stage: str) -> pipeline.Planned:
@@ -124,7 +132,7 @@ def _changed(settings: Settings, **sections: dict[str, Any]) -> Settings:
 def test_two_workers_with_accumulation_train_as_one_does(settings: Settings, finished: dict[str, Any], tmp_path: Path):
     step = _step(settings, finished, "sft")
     two = _changed(settings, cluster={"workers": 2, "threads": 1}, sft={"micro_batch": 2})  # 4 forward passes a step
-    step.stage.run(two, step.inputs, str(tmp_path / "sft"))
+    step.stage.start(two, step.inputs, str(tmp_path / "sft"))
     one = trainer.read_metrics(finished["stages"]["sft"].folder)
     found = trainer.read_metrics(str(tmp_path / "sft"))
     assert len(found) == len(one) >= 20
@@ -141,14 +149,12 @@ def test_two_workers_with_accumulation_align_as_one_does(settings: Settings, fin
         layout = _changed(
             settings,
             cluster={"workers": workers, "threads": 1},
-            align={
-                "micro_batch": micro_batch,
-                "epochs": 2,
-                "replay": None if workers == 2 else finished["stages"]["align"].folder,
-            },
+            align={"micro_batch": micro_batch, "epochs": 2},
         )
+        if workers == 1:
+            layout = _replayed(layout, finished["stages"]["align"].folder)
         out = str(tmp_path / name)
-        info = step.stage.run(layout, step.inputs, out)
+        info = step.stage.start(layout, step.inputs, out)
         found[name] = trainer.read_metrics(out), tables.read(out, "smoothing"), info["mean_epsilon"]
     (one, smoothing, mean), (two, asked, mean_asked) = found["one"], found["two"]
     assert [row["step"] for row in two] == list(range(1, 9))
@@ -170,7 +176,7 @@ def test_rejected_samples_are_the_same_with_three_actors_and_other_blocks(
     context.target_max_block_size = 512
     try:
         out = str(tmp_path / "reject")
-        step.stage.run(_changed(settings, cluster={"actors": 3}), step.inputs, out)
+        step.stage.start(_changed(settings, cluster={"actors": 3}), step.inputs, out)
     finally:
         context.target_max_block_size = before
     assert _hashes(out) == _hashes(step.folder)
@@ -185,7 +191,7 @@ def test_rejection_goes_on_with_the_units_that_are_missing(
     removed = sorted((out / "pairs").iterdir())[1]
     removed.unlink()
     kept = {path.name: path.stat().st_mtime_ns for path in (out / "pairs").iterdir()}
-    step.stage.run(settings, step.inputs, str(out))
+    step.stage.start(settings, step.inputs, str(out))
     assert _hashes(str(out)) == _hashes(step.folder)
     assert {name: (out / "pairs" / name).stat().st_mtime_ns for name in kept} == kept
 
@@ -199,12 +205,9 @@ def _hashes(folder: str) -> dict[str, str]:
 def test_pairs_of_another_model_are_refused(settings: Settings, finished: dict[str, Any], tmp_path: Path):
     step = next(p for p in pipeline.plan(settings, finished["run_dir"]) if p.stage.name == "align")
     other = {**step.inputs, "sft": finished["stages"]["sft_longer"].folder}
-    once = settings.model_copy(
-        update={"cluster": settings.cluster.model_copy(update={"max_failures": 0}),
-                "align": settings.align.model_copy(update={"replay": finished["stages"]["align"].folder})}
-    )  # fmt: skip
+    once = _replayed(_changed(settings, cluster={"max_failures": 0}), finished["stages"]["align"].folder)
     with pytest.raises(RosepoError, match="differ from the stored reference"):
-        step.stage.run(once, other, str(tmp_path / "align"))
+        step.stage.start(once, other, str(tmp_path / "align"))
 
 
 def test_under_bf16_the_reference_is_compared_in_full_precision(
@@ -213,7 +216,8 @@ def test_under_bf16_the_reference_is_compared_in_full_precision(
     """As on a GPU: rounding alone, which the bound does not allow for, refuses nothing."""
     import torch
 
-    from rosepo_ray.stages import align
+    from rosepo_ray.programs import align
+    from rosepo_ray.stages.align import program as aligned
     from rosepo_ray.training.world import World
 
     class Bf16(World):
@@ -221,16 +225,19 @@ def test_under_bf16_the_reference_is_compared_in_full_precision(
 
     monkeypatch.setitem(align._REFERENCE_TOLERANCE, "cpu", 1e-5)  # so small a model rounds little
     folders = {name: result.folder for name, result in finished["stages"].items()}
-    replayed = _changed(settings, align={"replay": folders["align"]})
-    program = align.AlignProgram(
-        replayed, folders["reject"], folders["data"], folders["sft"], str(tmp_path), None, Bf16()
-    )
+    known = {row["example_id"]: row for row in tables.read(folders["reject"], "pairs", split="train").to_pylist()}
+
+    def rows(example_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+        return ({**known[name], "epsilon": [0.1] * len(known[name]["rejected"])} for name in example_ids)
+
+    names = (folders["data"], folders["sft"], folders["reject"])
+    program = aligned(*names, rows, settings.align, settings.seed, Bf16())
     differences = []
     for micro in next(program.batches(0)):
         with program.world.autocast():
             outputs = program.module(micro.inputs)
-        reference_BR = torch.cat([micro.ref_chosen_B[:, None], micro.ref_rejected_BK], 1)
-        differences.append(float((outputs.detach() - reference_BR.flatten()).abs().max()))
+        pairs = micro.pairs(outputs.detach())
+        differences.append(float((pairs.logps_BR - pairs.ref_logps_BR).abs().max()))
         program.loss(outputs, micro)
         with torch.no_grad():
             program.policy.model.get_input_embeddings().weight.add_(0.01)
@@ -261,8 +268,11 @@ def test_the_summary_holds_what_a_program_reads(
 ):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     stages = finished["stages"]
-    mlflow = register.run(settings, {name: result.folder for name, result in stages.items()}, finished["run_dir"])
-    assert register.run(settings, {n: r.folder for n, r in stages.items()}, finished["run_dir"]) == mlflow
+    folders = {name: result.folder for name, result in stages.items()}
+    sections = {name: getattr(settings, name) for name in ("data", "evaluation", "scoring", "mlflow")}
+    registered = register(folders, finished["run_dir"], settings.model_dump(), **sections)
+    assert register(folders, finished["run_dir"], settings.model_dump(), **sections) == registered
+    mlflow = asdict(registered)
     info = {name: result.info for name, result in stages.items()}
     times = {name: {"seconds": result.seconds, "state": "run"} for name, result in stages.items()}
     content = summary.build(info, times, 1, finished["run_dir"])

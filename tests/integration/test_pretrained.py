@@ -13,11 +13,12 @@ import pytest
 from rosepo_ray import storage
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import cluster, trainer
+from rosepo_ray.oracle.kinds import Replay
 from rosepo_ray.policy.checks import titles
 from rosepo_ray.run import pipeline
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import build
-from rosepo_ray.stages import align
+from rosepo_ray.stages.align import align
 from rosepo_ray.storage import done, tables
 from tests import tiny_models
 from tests.synthetic import items, tiny
@@ -107,12 +108,13 @@ def test_two_workers_with_accumulation_train_adapters_as_one_does(
     """Two backward passes through the adapters on each worker before their gradients are summed."""
     changes = {
         "cluster": {"workers": 2, "threads": 1},
-        "align": {"micro_batch": 2, "replay": finished["align"].folder},
+        "align": {"micro_batch": 2},
     }
     two = settings.model_copy(
         update={name: getattr(settings, name).model_copy(update=values) for name, values in changes.items()}
     )
-    align.run(two, {name: result.folder for name, result in finished.items()}, str(tmp_path / "align"))
+    two = two.model_copy(update={"oracle": Replay(folder=finished["align"].folder)})
+    align.start(two, {name: result.folder for name, result in finished.items()}, str(tmp_path / "align"))
     one, found = trainer.read_metrics(finished["align"].folder), trainer.read_metrics(str(tmp_path / "align"))
     assert abs(one[1]["margin"]) > 1e-3  # else the first step changed nothing that could differ
     for row, before in zip(found, one, strict=True):

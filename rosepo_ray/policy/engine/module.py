@@ -33,9 +33,9 @@ class PackedPolicy(nn.Module):
         self.model, self.items = model, items
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """log pi(y|x) [R], float32: the sum over the title's tokens and its end token (DESIGN section 2)."""
+        """log pi(y|x) [R], float32 or wider: the sum over the title's tokens and its end token (DESIGN section 2)."""
         logps_M = token_logps(self.model, batch, self.items)
-        return torch.zeros(batch.responses, device=logps_M.device).index_add(0, batch.owner_M, logps_M)
+        return logps_M.new_zeros(batch.responses).index_add(0, batch.owner_M, logps_M)
 
 
 def token_logps(model: Any, batch: PackedBatch, items: ItemVectors | None = None) -> Tensor:
@@ -46,7 +46,7 @@ def token_logps(model: Any, batch: PackedBatch, items: ItemVectors | None = None
     if torch.is_grad_enabled() or len(hidden_NH) <= rows:
         return _gather(_logits(head, hidden_NH), batch.place_M, batch.target_M)
     # Without gradients the logits need not live together.
-    logps_M = torch.empty(len(batch.place_M), device=hidden_NH.device)
+    logps_M = torch.empty(len(batch.place_M), dtype=_wide(head.weight.dtype), device=hidden_NH.device)
     for start in range(0, len(hidden_NH), rows):
         here = (batch.place_M >= start) & (batch.place_M < start + rows)
         logits = _logits(head, hidden_NH[start : start + rows])
@@ -61,8 +61,12 @@ def _logits(head: Any, hidden_NH: Tensor) -> Tensor:
 
 
 def _gather(logits_NV: Tensor, place_M: Tensor, target_M: Tensor) -> Tensor:
-    logits_NV = logits_NV.float()
+    logits_NV = logits_NV.to(_wide(logits_NV.dtype))
     return logits_NV[place_M, target_M] - logits_NV.logsumexp(-1)[place_M]
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def hidden(model: Any, batch: PackedBatch, items: ItemVectors | None = None) -> Tensor:

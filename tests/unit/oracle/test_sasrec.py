@@ -1,14 +1,15 @@
 """SASRec: what a prediction may depend on, and that it learns."""
 
+from itertools import repeat
+
 import pytest
 import torch
-from rosepo_ray.config.oracle import SasrecOracle
 
 from rosepo_ray.oracle import sasrec
+from rosepo_ray.oracle.kinds import Sasrec
 from rosepo_ray.oracle.sasrec import Inputs, SasRec, Shape
-from rosepo_ray.training import loop
-from rosepo_ray.training.program import MicroBatch
-from rosepo_ray.training.world import World
+from rosepo_ray.training.in_process import train
+from rosepo_ray.training.program import MicroBatch, Plain
 
 SHAPE = Shape(items=12, history=5, hidden=16, layers=2, heads=2, dropout=0.3)
 
@@ -104,28 +105,32 @@ def test_weights_come_from_the_seed_alone():
     assert not first["item_embedding.weight"][0].any()
 
 
+class OneBatch(Plain):
+    """The same rows at every step."""
+
+    def __init__(self, module, batch):
+        super().__init__()
+        self.module, self.batch = module, batch
+
+    def batches(self, start):
+        return repeat([self.batch])
+
+    def loss(self, outputs, micro):
+        return outputs[0], {"targets": float(outputs[1])}
+
+
 def test_overfits_a_cycle():
     # 1 -> 2 -> 3 -> 4 -> 1 ...: after training the next item is certain, wherever the window starts.
     shape = Shape(items=4, history=3, hidden=16, layers=1, heads=2, dropout=0.0)
     items = [[1 + (s + k) % 4 for k in range(3)] for s in range(4)]
     targets = [[1 + (s + k + 1) % 4 for k in range(3)] for s in range(4)]
-    settings = SasrecOracle(steps=100, lr=0.03, batch=4, micro_batch=4, dropout=0.0)
+    settings = Sasrec(steps=100, lr=0.03, batch=4, micro_batch=4, dropout=0.0)
     losses = []
-    state = loop.start(SasRec(shape, 1), settings)
-    batch = [MicroBatch(inputs(items, targets), 12, [str(n) for n in range(4)])]
-    loop.fit(
-        state,
-        (batch for _ in range(100)),
-        lambda outputs, micro: (outputs[0], {"targets": float(outputs[1])}),
-        settings,
-        100,
-        World(),
-        lambda step, metrics: losses.append(metrics["loss"]),
-        lambda state: None,
-    )
+    program = OneBatch(SasRec(shape, 1), MicroBatch(inputs(items, targets), 12, [str(n) for n in range(4)]))
+    train(program, settings, 100, lambda step, metrics: losses.append(metrics["loss"]))
     assert losses[0] == pytest.approx(1.386, abs=0.15)  # ln 4: it starts without an opinion
     assert losses[-1] < 0.02
-    net = state.module.eval()
+    net = program.module.eval()
     logits = net.states(torch.tensor([[0, 0, 2]]))[0, -1] @ net.item_embedding.weight[1:].T
     assert int(logits.argmax()) + 1 == 3
 

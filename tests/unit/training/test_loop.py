@@ -13,7 +13,7 @@ from rosepo_ray.config.training import FitSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.training import checkpoint, loop
 from rosepo_ray.training.optimiser import build_optimiser, learning_rate
-from rosepo_ray.training.program import MicroBatch
+from rosepo_ray.training.program import MicroBatch, Plain
 from rosepo_ray.training.world import World
 
 FIT = FitSettings(batch=4, micro_batch=4, lr=0.1, warmup=0.2, checkpoint_every=3, weight_decay=0.1)
@@ -47,13 +47,27 @@ def batches(start: int, size: int):
         step += 1
 
 
+class Squares(Plain):
+    """Trains a line towards zero, on the rows of each step or on those of `supply`."""
+
+    def __init__(self, module: nn.Module, size: int = 4, supply=None, loss=squared):
+        super().__init__()
+        self.module, self.size, self.supply, self.loss = module, size, supply, loss
+
+    def batches(self, start: int):
+        return batches(start, self.size) if self.supply is None else iter(self.supply)
+
+
+def start(module: nn.Module) -> loop.State:
+    return loop.start(Squares(module), FIT)
+
+
 def train(module: nn.Module, steps: int, size: int = 4, state: loop.State | None = None, saved=None):
-    state = state or loop.start(module, FIT)
+    state = state or start(module)
     seen: list[dict[str, float]] = []
     loop.fit(
         state,
-        batches(state.step, size),
-        squared,
+        Squares(module, size),
         FIT,
         steps,
         World(),
@@ -90,9 +104,8 @@ def test_rows_of_count_zero_have_no_weight():
     plain, padded = Line(), Line()
     ghost = MicroBatch(torch.full((1, 2), 9.0), 0, ["ghost"])
     train(plain, 1)
-    state = loop.start(padded, FIT)
-    supply = iter([[*next(batches(0, 4)), ghost]])
-    loop.fit(state, supply, squared, FIT, 1, World(), lambda s, m: None, lambda s: None)
+    program = Squares(padded, supply=[[*next(batches(0, 4)), ghost]])
+    loop.fit(start(padded), program, FIT, 1, World(), lambda s, m: None, lambda s: None)
     assert torch.equal(plain.weight, padded.weight)
 
 
@@ -103,12 +116,12 @@ def test_resuming_from_a_checkpoint_continues_exactly(tmp_path: Path):
     def save(state: loop.State) -> None:
         checkpoint.save(state, tmp_path / str(state.step))
 
-    state = loop.start(killed, FIT)
+    state = start(killed)
     with pytest.raises(KeyboardInterrupt):
-        loop.fit(state, batches(0, 4), squared, FIT, 8, World(), _interrupt_at(5), save)
+        loop.fit(state, Squares(killed), FIT, 8, World(), _interrupt_at(5), save)
     assert [p.name for p in tmp_path.iterdir()] == ["3"]
     fresh = Line()
-    resumed = loop.start(fresh, FIT)
+    resumed = start(fresh)
     checkpoint.load(resumed, tmp_path / "3")
     assert resumed.step == 3
     rest = train(fresh, 8, state=resumed)
@@ -127,11 +140,12 @@ def _interrupt_at(step: int):
 def test_a_loss_that_is_not_finite_names_the_rows_and_steps_nothing():
     module = Line()
     before = copy.deepcopy(module.state_dict())
-    state = loop.start(module, FIT)
     bad = MicroBatch(torch.tensor([[math.inf, 1.0]]), 1, ["u3:7"])
     good = MicroBatch(torch.ones(1, 2), 1, ["u1:1"])
     with pytest.raises(RosepoError, match="u3:7") as caught:
-        loop.fit(state, [[good, bad]], squared, FIT, 1, World(), lambda s, m: None, lambda s: None)
+        loop.fit(
+            start(module), Squares(module, supply=[[good, bad]]), FIT, 1, World(), lambda s, m: None, lambda s: None
+        )
     assert "u1:1" not in str(caught.value)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
 
@@ -152,10 +166,8 @@ def test_the_next_batches_are_made_beside_the_step_and_in_order():
         return squared(outputs, micro)
 
     before, plain, module = threading.active_count(), Line(), Line()
-    supply = watched()
-    loop.fit(
-        loop.start(module, FIT), supply, loss, FIT, 5, World(), lambda step, m: done.append(step), lambda state: None
-    )
+    program = Squares(module, supply=watched(), loss=loss)
+    loop.fit(start(module), program, FIT, 5, World(), lambda step, m: done.append(step), lambda state: None)
     train(plain, 5, 2)
     assert torch.equal(plain.weight, module.weight)
     assert [event.is_set() for event in made] == [True] * 5 + [False] * 2
@@ -169,11 +181,10 @@ def test_what_the_batches_raise_ends_the_loop_at_its_step():
         yield from (next(batches(0, 4)), next(batches(1, 4)))
         raise RosepoError("the stream broke")
 
-    before, steps = threading.active_count(), []
+    before, steps, module = threading.active_count(), [], Line()
+    program = Squares(module, supply=broken())
     with pytest.raises(RosepoError, match=r"^the stream broke$"):
-        loop.fit(
-            loop.start(Line(), FIT), broken(), squared, FIT, 5, World(), lambda s, m: steps.append(s), lambda s: None
-        )
+        loop.fit(start(module), program, FIT, 5, World(), lambda s, m: steps.append(s), lambda s: None)
     assert steps == [1, 2]
     assert threading.active_count() == before
 
@@ -192,9 +203,17 @@ def test_only_matrices_decay():
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path):
-    checkpoint.save(loop.start(Line(), FIT), tmp_path)
+    checkpoint.save(start(Line()), tmp_path)
     with pytest.raises(RosepoError, match="another model"):
-        checkpoint.load(loop.start(nn.Linear(2, 1, bias=False), FIT), tmp_path)
+        checkpoint.load(start(nn.Linear(2, 1, bias=False)), tmp_path)
+
+
+def test_a_checkpoint_of_another_program_is_refused(tmp_path: Path):
+    checkpoint.save(start(Line()), tmp_path)
+    other = start(Line())
+    other.kept.register_buffer("usual", torch.zeros(()))
+    with pytest.raises(RosepoError, match=r"\['usual'\].*start anew"):
+        checkpoint.load(other, tmp_path)
 
 
 def stored(folder: Path) -> list[str]:
@@ -202,7 +221,7 @@ def stored(folder: Path) -> list[str]:
 
 
 def trained_to(step: int) -> loop.State:
-    state = loop.start(Line(), FIT)
+    state = start(Line())
     train(state.module, step, state=state)
     return state
 
@@ -212,19 +231,21 @@ def test_the_newest_two_checkpoints_are_kept_and_the_newest_is_loaded(tmp_path: 
         state = trained_to(step)
         checkpoint.store(state, str(tmp_path))
     assert stored(tmp_path) == ["step-00000006", "step-00000009"]
-    fresh = loop.start(Line(), FIT)
+    fresh = start(Line())
     checkpoint.load_newest(fresh, str(tmp_path), warn=True)
     assert fresh.step == 9
     assert torch.equal(fresh.module.weight, state.module.weight)
 
 
 def test_nothing_happens_without_a_checkpoint(tmp_path: Path):
-    fresh = loop.start(Line(), FIT)
+    fresh = start(Line())
     checkpoint.load_newest(fresh, str(tmp_path / "none"), warn=True)
     assert fresh.step == 0
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "optimiser.pt", "position.json", "_done.json"])
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "state.safetensors", "optimiser.pt", "position.json", "_done.json"]
+)
 @pytest.mark.parametrize("how", ["cut short", "removed", "one bit changed"])
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     name: str, how: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -239,7 +260,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
         at = content.index(b'"sha256": "') + 11 if name == "_done.json" else len(content) // 2
         flipped = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         file.write_bytes(content[: len(content) // 2] if how == "cut short" else flipped)
-    fresh = loop.start(Line(), FIT)
+    fresh = start(Line())
     checkpoint.load_newest(fresh, str(tmp_path), warn=True)
     assert fresh.step == 3
     assert torch.equal(fresh.module.weight, trained_to(3).module.weight)
@@ -252,11 +273,10 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
 def test_a_request_to_stop_ends_after_a_checkpoint_and_the_rest_follows_exactly():
     whole, part = Line(), Line()
     train(whole, 8)
-    state, kept, asked = loop.start(part, FIT), [], iter([False] * 5 + [True])
+    state, kept, asked = start(part), [], iter([False] * 5 + [True])
     loop.fit(
         state,
-        batches(0, 4),
-        squared,
+        Squares(part),
         FIT,
         8,
         World(),
