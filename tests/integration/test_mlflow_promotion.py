@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.run import promote as job

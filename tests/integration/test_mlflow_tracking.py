@@ -113,7 +113,7 @@ def test_tags_and_artefacts(run_dir: str) -> None:
 
 
 def test_an_unreachable_server_is_refused_before_anything_is_written(run_dir: str) -> None:
-    settings = Settings(mlflow=MlflowSettings(tracking_uri="http://127.0.0.1:9"))
+    settings = MlflowSettings(tracking_uri="http://127.0.0.1:9")
     with pytest.raises(BadInput, match=r"127\.0\.0\.1:9 cannot be used"):
         Tracker(settings, run_dir)
     assert not storage.exists(run_dir)
@@ -126,7 +126,7 @@ def test_two_run_directories_in_one_process_keep_their_own_databases(tmp_path: P
 
 def test_another_server_starts_the_runs_afresh(root: Path, run_dir: str) -> None:
     tracker = Tracker(MlflowSettings(), run_dir)
-    other = Settings(mlflow=MlflowSettings(tracking_uri=f"sqlite:///{root / 'other' / 'mlflow.db'}"))
+    other = MlflowSettings(tracking_uri=f"sqlite:///{root / 'other' / 'mlflow.db'}")
     moved = Tracker(other, run_dir)
     assert moved.run_id != tracker.run_id
     assert Tracker(other, run_dir).run_id == moved.run_id
