@@ -184,3 +184,10 @@ def test_no_row_of_a_tsv_vanishes_whatever_the_quotes(tmp_path, titles, block):
         assert all(item == str(row) for row, (item, _) in good.items())
         assert all(good[n][1] == title for n, title in enumerate(titles) if n in good and not title.startswith('"'))
         assert {row: title for row, (_, title) in read(path, quote=None)[0].items()} == dict(enumerate(titles))
+
+
+def test_a_long_title_in_the_first_rows(tmp_path):
+    long = "x" * 200_000
+    wanted = [Wanted("item", "1", ""), Wanted("title", "2", "")]
+    path = write(tmp_path / "items.csv", f'1,"{long}"', "2,b")
+    assert read(path, wanted, header=False)[0] == {0: ("1", long), 1: ("2", "b")}
