@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -149,6 +149,14 @@ CELL = st.text(st.sampled_from(list("ab\",;\t '\\é\n\r\u2028")), max_size=8)
     escape=st.sampled_from([None, "\\"]),
     ending=st.sampled_from(["\n", "\r\n"]),
     block=st.sampled_from([60, 200, 1 << 20]),
+)
+@example(
+    cells=[("", ";"), ("", ";\\"), ("", ";;;\\\r\n")],
+    sign=",",
+    quoting=csv.QUOTE_ALL,
+    escape="\\",
+    ending="\n",
+    block=60,
 )
 def test_what_csv_writes_is_read_back(tmp_path, cells, sign, quoting, escape, ending, block):
     """Python's writer is the judge. In a TSV no title holds tabs and line breaks at once."""
