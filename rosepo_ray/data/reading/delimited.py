@@ -44,6 +44,7 @@ def header(file: SourceFile, how: Dialect, block_bytes: int) -> tuple[list[str],
     text = text[: text.rfind("\n") + 1 or None]
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if how.quote else csv.QUOTE_NONE
     quote, escape = how.quote.decode() or None, how.escape.decode() or None
+    csv.field_size_limit(_HEADER_BYTES)  # a long title behind the header is none of its business
     source = io.StringIO(text, newline="")
     lines = csv.reader(source, delimiter=how.delimiter, quotechar=quote, escapechar=escape, quoting=quoting)
     if how.header:

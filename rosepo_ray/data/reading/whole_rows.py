@@ -81,6 +81,8 @@ class WholeRows(io.RawIOBase):
             parts.append(self._next())
             got += len(parts[-1])
         whole = b"".join(parts)
+        if whole[size - 1 : size + 1] == b"\r\n":  # Arrow would lose the second of them, also inside quotes
+            size -= 1
         self._out = whole[size:]
         return whole[:size]
 

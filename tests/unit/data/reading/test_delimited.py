@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -150,6 +150,14 @@ CELL = st.text(st.sampled_from(list("ab\",;\t '\\é\n\r\u2028")), max_size=8)
     ending=st.sampled_from(["\n", "\r\n"]),
     block=st.sampled_from([60, 200, 1 << 20]),
 )
+@example(
+    cells=[("", ";"), ("", ";\\"), ("", ";;;\\\r\n")],
+    sign=",",
+    quoting=csv.QUOTE_ALL,
+    escape="\\",
+    ending="\n",
+    block=60,
+)
 def test_what_csv_writes_is_read_back(tmp_path, cells, sign, quoting, escape, ending, block):
     """Python's writer is the judge. In a TSV no title holds tabs and line breaks at once."""
     if sign == "\t":
@@ -184,3 +192,10 @@ def test_no_row_of_a_tsv_vanishes_whatever_the_quotes(tmp_path, titles, block):
         assert all(item == str(row) for row, (item, _) in good.items())
         assert all(good[n][1] == title for n, title in enumerate(titles) if n in good and not title.startswith('"'))
         assert {row: title for row, (_, title) in read(path, quote=None)[0].items()} == dict(enumerate(titles))
+
+
+def test_a_long_title_in_the_first_rows(tmp_path):
+    long = "x" * 200_000
+    wanted = [Wanted("item", "1", ""), Wanted("title", "2", "")]
+    path = write(tmp_path / "items.csv", f'1,"{long}"', "2,b")
+    assert read(path, wanted, header=False)[0] == {0: ("1", long), 1: ("2", "b")}
