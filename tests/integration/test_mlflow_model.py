@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings, ScratchPolicy
+from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.storage import tables
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +94,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     tracker = Tracker(MlflowSettings(), str(run))
     uris = {
         name: packaging.log_model(
-            tracker, str(run / name), str(run / "data"), history=10, repeats=False, limits=EvaluationSettings(batch=4)
+            tracker, str(run / name), str(run / "data"), history=10, repeats=False, limits=ScoringSettings(batch=4)
         )
         for name in wanted
     }
