@@ -19,7 +19,17 @@ class LoraSettings(Section):
     alpha: int = Field(32, ge=1)
     """Scale: the update is multiplied by alpha / r."""
     targets: list[str] | Literal["all-linear"] = "all-linear"
-    """Names of the adapted modules."""
+    """Names of the adapted modules (ends of their names), or all linear layers."""
+
+    @field_validator("targets")
+    @classmethod
+    def _some(cls, targets: list[str] | str) -> list[str] | str:
+        if not targets or ("all-linear" in targets and targets != "all-linear"):
+            raise ValueError(
+                f"policy.lora.targets is {targets}; name modules such as [q_proj, v_proj], give all-linear alone, or "
+                "set policy.lora null to train all weights"
+            )
+        return targets
 
 
 @POLICIES.kind
@@ -37,8 +47,6 @@ class ScratchPolicy(Kind):
     """Tokens of the BPE vocabulary at most."""
     across_words: bool = True
     """Let a token span several words of a title: frequent titles then cost one or two tokens."""
-    max_tokens: int = Field(512, ge=32)
-    """Positions of the model."""
 
     @model_validator(mode="after")
     def _divisible(self) -> ScratchPolicy:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
+import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from rosepo_ray.config.cluster import ClusterSettings
-from rosepo_ray.errors import BadInput
+from rosepo_ray.errors import BadInput, short
 from rosepo_ray.process.quiet import native_code_silenced, quiet_libraries
 
 _ENVIRONMENT = {
@@ -21,6 +25,9 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 _OBJECT_STORE_BYTES = 512 << 20
+_ANSWERS_SECONDS = 5.0
+_ENDS_SECONDS = 10.0
+_SOCKET_NAMES = len("/ray/session_2026-11-28_09-00-00_000000_0000000/sockets/plasma_store")
 ACTOR_CPUS = 1.0
 READ_CPUS = 0.5
 ORACLE_CPUS = 0.25  # oracle.service.REPLICA_CPUS, which is not imported here since it imports ray
@@ -74,6 +81,7 @@ def start(cluster: ClusterSettings, served: bool) -> bool:
     if where is None:
         with native_code_silenced():  # it announces that RAY_BACKEND_LOG_LEVEL is set
             ray.init(
+                _temp_dir=_short_folder(),
                 address="local",  # else Ray joins whatever cluster was last started by hand on this machine
                 num_cpus=int(-(-wanted.cpus // 1)),
                 object_store_memory=_OBJECT_STORE_BYTES,
@@ -83,16 +91,49 @@ def start(cluster: ClusterSettings, served: bool) -> bool:
                 configure_logging=False,
             )
     else:
+        _refuse_dead_address(where)
         try:
             ray.init(address=where, logging_level="error", log_to_driver=False)
-        except ConnectionError as error:
-            raise BadInput(f"no Ray cluster answers at '{where}'; start one or unset cluster.address") from error
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise BadInput(
+                f"no Ray cluster answers at '{where}' ({short(error)}); start one, or unset cluster.address and "
+                "RAY_ADDRESS"
+            ) from error
     try:
         _refuse_misfit(cluster, wanted)
     except BadInput:
         stop()
         raise
     return where is None
+
+
+def _refuse_dead_address(where: str) -> None:
+    """Looked at first: Ray itself would try for a quarter of an hour."""
+    kind, _, rest = where.rpartition("://")
+    if kind in ("http", "https"):
+        raise BadInput(
+            f"the address '{where}' is that of a dashboard, which `ray job submit` wants; give the cluster's own, "
+            "HOST:6379 or ray://HOST:10001, in cluster.address or RAY_ADDRESS, or submit this as a job"
+        )
+    host, colon, port = rest.partition("/")[0].rpartition(":")
+    if not colon:  # `auto` and `local` are words of Ray's
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise BadInput(
+            f"nothing listens at the Ray address '{where}' ({error}); start the cluster, or unset cluster.address and "
+            "RAY_ADDRESS for a local one"
+        ) from error
+
+
+def _short_folder() -> str | None:
+    """Ray's temporary folder, where the usual one is too deep: a socket's path may have 107 bytes, of which Ray's own
+    names take 64."""
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    if len(usual.encode()) <= 107 - _SOCKET_NAMES or not os.access("/tmp", os.W_OK):
+        return None
+    return "/tmp/ray"
 
 
 def _refuse_misfit(cluster: ClusterSettings, wanted: Need) -> None:
@@ -110,7 +151,22 @@ def _refuse_misfit(cluster: ClusterSettings, wanted: Need) -> None:
 
 
 def stop() -> None:
-    """Leave the cluster; a local one ends with it."""
+    """Leave the cluster; a local one ends with it, down to its last process: after a failure some have stayed alive."""
+    import psutil
     import ray
 
+    of_ray = [child for child in psutil.Process().children(recursive=True) if _is_rays(child)]
     ray.shutdown()
+    _, alive = psutil.wait_procs(of_ray, timeout=_ENDS_SECONDS)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _is_rays(process: Any) -> bool:
+    import psutil
+
+    with suppress(psutil.Error):
+        words = process.cmdline()
+        return any("/ray/" in word or word.startswith("ray::") for word in words[:3])
+    return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
@@ -39,6 +40,12 @@ class Prompter:
         """The token that closes a title; in `titles` prompts also what separates the history."""
         return int(self.tokenizer.eos_token_id)
 
+    @cached_property
+    def opening(self) -> list[int]:
+        """What the tokenizer puts before a text (a BOS token), where it puts something."""
+        whole, bare = self.tokenizer("a")["input_ids"], self.tokenizer("a", add_special_tokens=False)["input_ids"]
+        return list(whole[: whole.index(bare[0])]) if bare and bare[0] in whole else []
+
     def text_ids(self, text: str) -> list[int]:
         # A title may contain what looks like a special token; it is text here.
         return list(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
@@ -63,7 +70,7 @@ class Prompter:
 
     def latest(self, history: Sequence[str]) -> Sequence[str]:
         """The last titles of a history that fit a `titles` prompt, at least one."""
-        room = self.settings.max_tokens - 1
+        room = self.settings.max_tokens - max(1, len(self.opening))
         lengths = [len(self.response_ids(title)) for title in history]
         first = 0
         while first < len(history) - 1 and sum(lengths[first:]) > room:
@@ -88,10 +95,10 @@ class Prompter:
         """The prompt, however long."""
         if self.settings.template == "titles":
             titles = (token for title in history for token in self.response_ids(title))
-            return EncodedPrompt([self.end_id, *titles])
+            return EncodedPrompt([*(self.opening or [self.end_id]), *titles])
         text = _OPENING + "\n".join(history)
         if self.settings.list_candidates:
             if not candidates:
                 raise BadInput("prompt.list_candidates is true, but this request names no candidates")
             text += _CANDIDATES + "\n".join(candidates)
-        return EncodedPrompt(self.text_ids(text + _QUESTION))
+        return EncodedPrompt([*self.opening, *self.text_ids(text + _QUESTION)])

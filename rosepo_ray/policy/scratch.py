@@ -42,8 +42,10 @@ def _repeated(titles: Sequence[str], weights: Sequence[int]) -> Iterator[str]:
             yield title
 
 
-def build_model(settings: ScratchPolicy, tokens: int, seed: int, end_id: int, pad_id: int) -> LlamaForCausalLM:
-    """Freshly initialised weights, fixed by `seed`."""
+def build_model(
+    settings: ScratchPolicy, tokens: int, positions: int, seed: int, end_id: int, pad_id: int
+) -> LlamaForCausalLM:
+    """Freshly initialised weights, fixed by `seed`. Positions are rotary: more of them cost nothing."""
     # Seconds of imports, which whoever only needs the tokenizer is spared.
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -54,7 +56,7 @@ def build_model(settings: ScratchPolicy, tokens: int, seed: int, end_id: int, pa
         num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.heads,
-        max_position_embeddings=settings.max_tokens,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         bos_token_id=end_id,
         eos_token_id=end_id,

@@ -15,6 +15,7 @@ from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy import pretrained, scratch
 from rosepo_ray.policy.checks import engine
 from rosepo_ray.policy.model import Policy, causal_lm
+from rosepo_ray.policy.prompts import Prompter
 
 _SETTINGS: TypeAdapter[Any] = TypeAdapter(PolicySettings)
 
@@ -32,7 +33,9 @@ def build(
         engine.refuse_other_arithmetic(policy, titles)
         return policy
     tokenizer = scratch.train_tokenizer(titles, popularity, settings.vocabulary, settings.across_words)
-    model = scratch.build_model(settings, len(tokenizer), seed, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    longest = max(len(ids) for ids in Prompter(tokenizer, prompt).all_text_ids(titles)) + 1
+    ends = tokenizer.eos_token_id, tokenizer.pad_token_id
+    model = scratch.build_model(settings, len(tokenizer), prompt.max_tokens + longest, seed, *ends)
     policy = Policy(model, tokenizer, settings, prompt)
     engine.refuse_other_arithmetic(policy, titles)
     return policy

@@ -61,11 +61,6 @@ class Settings(Section):
                 f"{name} {given:g} is more than the objective {self.align.objective.type} can be given; set it to "
                 f"{most:g} or less"
             )
-        if self.policy.type == "scratch" and self.prompt.max_tokens >= self.policy.max_tokens:
-            raise ValueError(
-                f"prompt.max_tokens {self.prompt.max_tokens} leaves no room for a title in policy.max_tokens "
-                f"{self.policy.max_tokens}; lower the one or raise the other"
-            )
         return self
 
     @model_validator(mode="after")

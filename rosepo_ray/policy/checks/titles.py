@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import scratch
 from rosepo_ray.policy.prompts import Prompter
 from rosepo_ray.storage import tables
+
+LOGGER = logging.getLogger(__name__)
 
 _AT_ONCE = 10_000
 LEAST_PROMPT = 16
@@ -38,33 +41,35 @@ def refuse_unreadable_titles(policy: PolicySettings, prompt: PromptSettings, dat
     fit beside a prompt; or where a prompt with one history item does not fit. `generate`: see :func:`title_lengths`."""
     items = tables.read(data, "items", ["item_id", "title", "popularity"])
     titles = items["title"].to_pylist()
+    context, whose = None, ""
     if isinstance(policy, PretrainedPolicy):
         from rosepo_ray.policy import pretrained
 
         tokenizer = pretrained.refuse_unfit_model(policy, prompt.max_tokens)
-        context = pretrained.context(pretrained.config_of(policy))
-        place = f"tokens that {policy.model} takes"
+        config = pretrained.config_of(policy)
+        context, rows, whose = pretrained.context(config), int(config.vocab_size), policy.model
     else:
         popularity = items["popularity"].to_pylist()
         tokenizer = scratch.train_tokenizer(titles, popularity, policy.vocabulary, policy.across_words)
-        context, place = policy.max_tokens, "tokens of policy.max_tokens"
+        rows = len(tokenizer)  # and as many positions as prompt and title need
     prompter = Prompter(tokenizer, prompt)
-    lengths = title_lengths(prompter, titles, generate)
+    lengths = title_lengths(prompter, titles, generate, rows)
     longest = titles[int(np.argmax(lengths))]
     if prompt.list_candidates:
         longest_prompt = _longest_list(prompter, items, lengths, data)
     else:
         longest_prompt = _Prompt(len(prompter.whole_prompt_ids([longest], None)), f"the title {_short(longest)}", 0)
     if context is not None:
-        _check_context(prompter, titles, lengths, longest_prompt, context, place, isinstance(policy, PretrainedPolicy))
+        _check_context(prompter, titles, lengths, longest_prompt, context, f"tokens that {whose} takes")
     _check_prompt(prompter, longest_prompt)
 
 
-def title_lengths(prompter: Prompter, titles: Sequence[str], generate: bool) -> np.ndarray:
+def title_lengths(prompter: Prompter, titles: Sequence[str], generate: bool, rows: int | None = None) -> np.ndarray:
     """Tokens [titles] of each with its end token.
 
-    Raises BadInput where a title has no tokens, unknown ones or the end token among them, or (with `generate`) where
-    its tokens spell another title, so that a policy that writes freely could never name it.
+    Raises BadInput where a title has no tokens, unknown ones, the end token or (with `rows`, those of the embedding)
+    ones without a row among them, or (with `generate`) where its tokens spell another title, so that a policy that
+    writes freely could never name it; without `generate` such titles are warned of.
     """
     tokenizer = prompter.tokenizer
     unknown = tokenizer.unk_token_id if tokenizer.unk_token_id != prompter.end_id else None
@@ -73,16 +78,22 @@ def title_lengths(prompter: Prompter, titles: Sequence[str], generate: bool) -> 
         part = titles[start : start + _AT_ONCE]
         for title, ids in zip(part, prompter.all_text_ids(part), strict=True):
             lengths.append(len(ids) + 1)
-            if not ids or unknown in ids or prompter.end_id in ids:
+            beyond = rows is not None and max(ids, default=0) >= rows
+            if not ids or unknown in ids or prompter.end_id in ids or beyond:
                 unreadable.append(title)
-            elif generate and title_key(prompter.written(ids)) != title_key(title):
+            elif title_key(prompter.written(ids)) != title_key(title):
                 changed.append(title)
     if unreadable:
         raise BadInput(
-            f"the policy's tokenizer cannot encode {_some(unreadable, titles)}; rename these items, or use a model "
-            "whose tokenizer falls back to bytes (policy.type scratch does)"
+            f"the policy's tokenizer cannot encode {_some(unreadable, titles)} with tokens that the model knows; "
+            "rename these items, or use a model whose tokenizer falls back to bytes (policy.type scratch does)"
         )
-    if changed:
+    if changed and not generate:
+        LOGGER.warning(
+            "the policy's tokenizer does not give back %s: to the policy they may be the same as others",
+            _some(changed, titles),
+        )
+    elif changed:
         ids = prompter.text_ids(changed[0])
         raise BadInput(
             f"the policy's tokenizer does not give back {_some(changed, titles)} (the first becomes "
@@ -99,7 +110,6 @@ def _check_context(
     prompt: _Prompt,
     context: int,
     place: str,
-    fixed: bool,
 ) -> None:
     """The model must take prompt.max_tokens and the longest title together."""
     most, longest = prompter.settings.max_tokens, int(lengths.max())
@@ -111,7 +121,7 @@ def _check_context(
         f"{_short(titles[int(np.argmax(lengths))])}, has {longest} tokens with its end token, and prompt.max_tokens "
         f"{most} leaves {left} of the {context} {place}"
     )
-    ways = [] if fixed else [f"raise policy.max_tokens to {max(most, prompt.tokens) + longest}"]
+    ways = []
     if prompt.tokens <= context - longest >= LEAST_PROMPT:
         ways.append(f"lower prompt.max_tokens to {context - longest}")
     else:

@@ -27,6 +27,8 @@ def refuse_unusable_model(settings: PretrainedPolicy, longest: int) -> None:
     pretrained.refuse_unfit_model(settings, longest)
     if here:
         _refuse_other_weights(settings, source)
+    if settings.lora is not None and settings.lora.targets != "all-linear":
+        _refuse_missing_targets(settings, list(settings.lora.targets))
 
 
 def _refuse_no_model(settings: PretrainedPolicy, folder: Path) -> None:
@@ -57,6 +59,24 @@ def _refuse_unreachable(settings: PretrainedPolicy) -> None:
             f"policy.model '{settings.model}' is no folder here and cannot be had from {constants.ENDPOINT} ({first}); "
             "check the name and the connection, or give a folder written by save_pretrained"
         ) from error
+
+
+def _refuse_missing_targets(settings: PretrainedPolicy, targets: list[str]) -> None:
+    """A name that matches no module would be ignored."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.pytorch_utils import Conv1D
+
+    with pretrained.loading(settings), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(pretrained.config_of(settings), trust_remote_code=False)
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+    missing = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in names)]
+    if missing:
+        known = sorted({name.rpartition(".")[2] for name in names})
+        raise BadInput(
+            f"policy.lora.targets names {', '.join(missing)}, which no linear layer of {settings.model} is called; it "
+            f"has {', '.join(known)}"
+        )
 
 
 def _refuse_other_weights(settings: PretrainedPolicy, source: str) -> None:

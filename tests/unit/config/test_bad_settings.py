@@ -117,7 +117,8 @@ def test_the_environment(
         (("--prompt.template", "instruction"), "sft.dense needs prompt.template titles"),
         (("--policy.hidden", "100", "--policy.heads", "3"), "must be a multiple of 2 x policy.heads"),
         (("--oracle.hidden", "50", "--oracle.heads", "4"), "must be a multiple of oracle.heads"),
-        (("--policy.max_tokens", "100"), "leaves no room for a title in policy.max_tokens 100"),
+        ((*PRETRAINED, "--policy.lora.targets", "[]"), "policy.lora.targets is []"),
+        ((*PRETRAINED, "--policy.lora.targets", "[all-linear]"), "give all-linear alone"),
         (
             ("--align.objective.type", "robust"),
             "more than the objective robust can be given; set it to 0.4",

@@ -23,13 +23,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config
 
-from rosepo_ray.config.policy import PromptSettings
+from rosepo_ray.config.policy import LoraSettings, PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import cluster
-from rosepo_ray.policy import pretrained, scratch
+from rosepo_ray.policy import pretrained, scratch, store
 from rosepo_ray.policy.checks import titles, weights
 from rosepo_ray.policy.checks.titles import refuse_unreadable_titles, title_lengths
 from rosepo_ray.policy.prompts import Prompter
@@ -246,11 +246,52 @@ def test_titles_that_the_tokenizer_does_not_know():
     prompter = Prompter(word_tokenizer(), PromptSettings())
     assert title_lengths(prompter, TITLES, True).tolist() == [3, 2, 3, 3, 2, 3, 2, 3]
     strange = ["Der Blaue Engel", "Мир", "  ", "Babe 7", "Ran"]
-    with pytest.raises(BadInput, match=r"cannot encode 5 of 13 titles \('Der Blaue Engel', 'Мир', '  '\); rename"):
+    with pytest.raises(BadInput, match=r"cannot encode 5 of 13 titles \('Der Blaue Engel', 'Мир', '  '\) with tokens"):
         title_lengths(prompter, TITLES + strange, True)
 
 
-def test_titles_that_do_not_come_back():
+def test_titles_with_tokens_beyond_the_embedding():
+    """Tokens that were added to a tokenizer have no row in a model that was not resized."""
+    tokenizer = word_tokenizer()
+    tokenizer.add_tokens(["[movie-7]"])
+    titles = [*TITLES, "[movie-7]"]
+    assert len(title_lengths(Prompter(tokenizer, PromptSettings()), titles, True, len(tokenizer))) == 9
+    with pytest.raises(
+        BadInput, match=r"cannot encode 1 of 9 titles \('\[movie-7\]'\) with tokens that the model knows"
+    ):
+        title_lengths(Prompter(tokenizer, PromptSettings()), titles, True, len(tokenizer) - 1)
+
+
+def test_a_prompt_begins_as_the_tokenizer_begins_a_text():
+    tokenizer = word_tokenizer()
+    plain = Prompter(tokenizer, PromptSettings())
+    assert plain.opening == []
+    assert plain.whole_prompt_ids([TITLES[0]], None).ids[0] == plain.end_id
+    tokenizer.add_special_tokens({"bos_token": "<begin>"})
+    begin = tokenizer.convert_tokens_to_ids("<begin>")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<begin> $A <end>", special_tokens=[("<begin>", begin), ("<end>", tokenizer.eos_token_id)]
+    )
+    for template in ("titles", "instruction"):
+        prompter = Prompter(tokenizer, PromptSettings(template=template))
+        assert prompter.opening == [begin]
+        ids = prompter.whole_prompt_ids([TITLES[0]], None).ids
+        assert ids[0] == begin
+        assert ids.count(begin) == 1
+        assert begin not in prompter.response_ids(TITLES[0])
+
+
+def test_lora_targets_that_no_layer_is_called(base: Path):
+    settings = using(base)
+    for targets, told in ((["q_proj", "query"], "names query, which no linear layer"), (["proj"], "names proj")):
+        lora = LoraSettings(targets=targets)
+        policy = settings.policy.model_copy(update={"lora": lora})
+        assert told in refusal(settings.model_copy(update={"policy": policy}))
+    policy = settings.policy.model_copy(update={"lora": LoraSettings(targets=["q_proj", "self_attn.v_proj"])})
+    preflight.refuse_hopeless_run(settings.model_copy(update={"policy": policy}))
+
+
+def test_titles_that_do_not_come_back(caplog: pytest.LogCaptureFixture):
     """A tokenizer that strips accents: the policy could never write the title as it is."""
     accents = normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])
     tokenizer = Tokenizer(models.BPE())
@@ -265,6 +306,7 @@ def test_titles_that_do_not_come_back():
     with pytest.raises(BadInput, match=r"does not give back 1 of 9 titles \('Amélie'\) \(the first becomes 'Amelie'\)"):
         title_lengths(prompter, titles, True)
     assert len(title_lengths(prompter, titles, False)) == 9
+    assert "does not give back 1 of 9 titles ('Amélie')" in caplog.text  # to the policy it may be another's
 
 
 ODD = [
@@ -347,25 +389,19 @@ def told(settings: Settings, data: str) -> str:
 
 def scratch_settings(**prompt: Any) -> Settings:
     dense = prompt.get("template", "titles") == "titles"
-    policy = {"hidden": 32, "heads": 2, "vocabulary": 260, "max_tokens": 200}
+    policy = {"hidden": 32, "heads": 2, "vocabulary": 260}
     return build({"policy": policy, "prompt": {"max_tokens": 150, **prompt}, "sft": {"dense": dense}})
 
 
-def test_a_title_without_room_beside_the_prompt(tmp_path: Path):
-    data = write_data(tmp_path / "short", TITLES, LISTS)
-    check_titles(scratch_settings(), data)
+def test_a_scratch_policy_makes_room_for_long_titles(tmp_path: Path):
+    """Its positions cost nothing: only the prompt is bounded."""
     long = "".join(chr(0x4E00 + 37 * number) for number in range(20))  # 60 bytes, and hardly two tokens merged
-    data = write_data(tmp_path / "long", [*TITLES, long], LISTS)
-    items = tables.read(data, "items")["title"].to_pylist()
-    tokenizer = scratch.train_tokenizer(items, [1] * 9, 260, True)
-    size = len(tokenizer(long)["input_ids"]) + 1
-    found = told(scratch_settings(), data)
-    assert f"1 of 9 titles do not fit: the longest, {long!r}, has {size} tokens" in found
-    assert "prompt.max_tokens 150 leaves 50 of the 200 tokens of policy.max_tokens" in found
-    assert f"raise policy.max_tokens to {150 + size}" in found
-    assert f"or lower prompt.max_tokens to {200 - size}" in found
-    # What the sentence advises works.
-    check_titles(scratch_settings(max_tokens=200 - size), data)
+    data = write_data(tmp_path, [*TITLES, long], LISTS)
+    settings = scratch_settings(max_tokens=100)
+    check_titles(settings, data)
+    policy = store.build(settings.policy, settings.prompt, [*TITLES, long], [1] * 9, 1)
+    size = len(policy.prompter.response_ids(long))
+    assert policy.model.config.max_position_embeddings == 100 + size > 160
 
 
 def test_a_title_of_ten_thousand_characters_gets_a_short_sentence(tmp_path: Path):
@@ -374,13 +410,8 @@ def test_a_title_of_ten_thousand_characters_gets_a_short_sentence(tmp_path: Path
     found = told(scratch_settings(), data)
     assert len(found) < 400
     assert "…" in found
-    assert "lower prompt.max_tokens" not in found  # nothing would be left of it
-    assert "while a prompt with a single history item takes up to" in found
-    raised = int(re.search(r"raise policy.max_tokens to (\d+)", found)[1])
-    policy = {"hidden": 32, "heads": 2, "vocabulary": 260, "max_tokens": raised}
-    found = told(build({"policy": policy, "prompt": {"max_tokens": 150}}), data)
     wanted = int(re.search(r"raise prompt.max_tokens to (\d+)", found)[1])
-    check_titles(build({"policy": policy, "prompt": {"max_tokens": wanted}}), data)
+    check_titles(scratch_settings(max_tokens=wanted), data)
 
 
 def test_a_history_item_longer_than_the_prompt(tmp_path: Path):
