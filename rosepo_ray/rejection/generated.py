@@ -9,14 +9,14 @@ from pydantic import Field
 
 from rosepo_ray.catalogue.items import Catalogue, title_key
 from rosepo_ray.config.kinds import STRATEGIES
-from rosepo_ray.rejection.base import Answers, RejectionRow, Strategy, StrategySettings, Want, untakeable
+from rosepo_ray.rejection.base import Answers, Pool, RejectionRow, Strategy, StrategySettings, Want, untakeable
 
 
 @STRATEGIES.kind
 class Generated(StrategySettings):
     """A text that the policy writes itself when it is wrong, sampled: on-policy mistakes."""
 
-    pool: ClassVar[Literal["candidates", "catalogue", "texts"]] = "texts"
+    pool: ClassVar[Pool] = "texts"
     type: Literal["generated"] = "generated"
     temperature: float = Field(1.0, gt=0)
     """Temperature of the sampling."""
@@ -30,8 +30,8 @@ class Generated(StrategySettings):
 class GeneratedStrategy(Strategy):
     """The first sampled text that is neither the target, nor taken by the user, nor picked before.
 
-    A text that names exactly one item is that item; any other, also one that several items bear, has no id: its ε is 0,
-    since no oracle can judge it.
+    A text that names exactly one item is that item; any other, also one that several items bear, has no id: an oracle
+    that scores items cannot judge it, so its ε is 0.
     """
 
     name: ClassVar[str] = "generated"

@@ -13,7 +13,7 @@ from rosepo_ray import seeds
 from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.kinds import STRATEGIES
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.rejection.base import Answers, RejectionRow, Strategy, StrategySettings
+from rosepo_ray.rejection.base import Answers, Pool, RejectionRow, Strategy, StrategySettings
 
 
 @STRATEGIES.kind
@@ -34,6 +34,12 @@ class Mix(StrategySettings):
         if "mix" in parts or sum(weight > 0 for weight in parts.values()) < 1:
             raise ValueError(f"a mix needs a strategy with a weight above 0, and no other mix (given: {parts})")
         return parts
+
+    @property
+    def pool(self) -> Pool:  # type: ignore[override]
+        """The candidates only where all parts pick from them."""
+        pools = {settings.pool for settings in self.chosen.values()}
+        return "texts" if "texts" in pools else "catalogue" if "catalogue" in pools else "candidates"
 
     @property
     def chosen(self) -> dict[str, StrategySettings]:

@@ -14,6 +14,7 @@ from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.kinds import STRATEGIES
 from rosepo_ray.rejection.base import (
     Answers,
+    Pool,
     RejectionRow,
     Strategy,
     StrategySettings,
@@ -27,7 +28,7 @@ from rosepo_ray.rejection.base import (
 class SelfHard(StrategySettings):
     """The policy's own mistake: the wrong candidate that it finds most likely (helpfulness)."""
 
-    pool: ClassVar[Literal["candidates", "catalogue", "texts"]] = "candidates"
+    pool: ClassVar[Pool] = "candidates"
     type: Literal["self_hard"] = "self_hard"
     temperature: float | None = Field(None, gt=0)
     """Draw from softmax(log-probability / temperature); null takes the most likely one."""

@@ -8,14 +8,14 @@ from typing import ClassVar, Literal
 from rosepo_ray import seeds
 from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.kinds import STRATEGIES
-from rosepo_ray.rejection.base import Answers, RejectionRow, Strategy, StrategySettings, wrong_candidates
+from rosepo_ray.rejection.base import Answers, Pool, RejectionRow, Strategy, StrategySettings, wrong_candidates
 
 
 @STRATEGIES.kind
 class Uniform(StrategySettings):
     """A wrong candidate drawn uniformly: the baseline."""
 
-    pool: ClassVar[Literal["candidates", "catalogue", "texts"]] = "candidates"
+    pool: ClassVar[Pool] = "candidates"
     type: Literal["uniform"] = "uniform"
 
     def build(self, catalogue: Catalogue) -> Strategy:
