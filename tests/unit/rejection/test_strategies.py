@@ -21,7 +21,6 @@ from rosepo_ray.rejection.popularity import Popularity
 from rosepo_ray.rejection.self_hard import SelfHard
 from rosepo_ray.rejection.semantic import Semantic, SemanticStrategy
 from rosepo_ray.rejection.uniform import Uniform
-from rosepo_ray.storage import tables
 
 ABCDE = Catalogue(tuple("abcde"), tuple(f"Title number {c * 4}" for c in "abcde"), (10, 20, 30, 40, 0))
 
@@ -255,20 +254,3 @@ def test_generated_keeps_its_word_whatever_is_written(texts: list[str], k: int) 
     assert len(set(keys)) == len(keys) <= k
     assert not set(keys) & {"", *(title_key(FILMS.title_of(item)) for item in ("m1", "m3", "m4"))}
     assert all((pick.item_id is None) == (FILMS.named(pick.text) is None) for pick in found)
-
-
-def test_catalogue_from_the_items_table() -> None:
-    items = [{"item_id": "x", "title": "X", "genres": None, "popularity": 4}]
-    assert Catalogue.from_table(tables.from_rows("items", items)) == Catalogue(("x",), ("X",), (4,))
-
-
-def test_catalogue_refuses_repeated_ids() -> None:
-    with pytest.raises(RosepoError, match="only 1 are distinct"):
-        Catalogue(("x", "x"), ("X", "Y"), (1, 1))
-
-
-def test_title_key_joins_spellings_of_one_title() -> None:
-    composed, decomposed = "Am\u00e9lie (2001)", "AME\u0301LIE   (2001) "
-    assert title_key(composed) == title_key(decomposed)
-    assert title_key("STRASSE") == title_key("Stra\u00dfe")
-    assert title_key("Heat (1995)") != title_key("Heat (1986)")
