@@ -65,9 +65,13 @@ class Catalogue:
             bearers[title_key(title)].append(item)
         return bearers
 
+    def bearers(self, text: str) -> list[str]:
+        """The items whose title `text` is, but for case and spaces."""
+        return self._by_key.get(title_key(text), [])
+
     def named(self, text: str) -> str | None:
         """The one item whose title `text` is, but for case and spaces; None where none or several bear it."""
-        bearers = self._by_key.get(title_key(text), [])
+        bearers = self.bearers(text)
         return bearers[0] if len(bearers) == 1 and title_key(text) else None
 
     def spelled(self, text: str) -> list[str]:

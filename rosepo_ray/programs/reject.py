@@ -3,13 +3,15 @@ reference log-probabilities of chosen and rejected in the same pass."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.scoring import ScoringSettings
+from rosepo_ray.policy import pretrained
 from rosepo_ray.policy.generation import sample
-from rosepo_ray.policy.model import Policy
+from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
 from rosepo_ray.rejection import Answers, Ask, Pick, RejectionRow, Strategy
@@ -23,6 +25,8 @@ class Rejector:
     ) -> None:
         self.policy, self.strategy, self.catalogue = policy, strategy, catalogue
         self.k, self.seed, self.limits = k, seed, limits
+        context = pretrained.context(causal_lm(policy.model).config)
+        self.room = math.inf if context is None else context - policy.prompt.max_tokens
         self.longest = max(len(ids) + 1 for ids in policy.prompter.all_text_ids(catalogue.titles))
 
     def pairs(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -51,8 +55,11 @@ class Rejector:
         return out
 
     def _write(self, rows: Sequence[RejectionRow], asks: Sequence[Ask]) -> list[list[str]]:
-        """The texts that each row asks for: equal ones once, blank ones not at all."""
-        asking = [number for number, ask in enumerate(asks) if ask.texts]
+        """The texts that each row asks for: equal ones once, those without tokens or room beside a prompt not at all.
+
+        A text can have more tokens than were written: bytes that are no character become U+FFFD, which has three.
+        """
+        asking, prompter = [number for number, ask in enumerate(asks) if ask.texts], self.policy.prompter
         found: list[list[str]] = [[] for _ in rows]
         if not asking:
             return found
@@ -77,7 +84,7 @@ class Rejector:
         )
         for n in asking:
             texts = [next(written) for _ in range(asks[n].texts)]
-            found[n] = [text for text in dict.fromkeys(texts) if text.strip()]
+            found[n] = [text for text in dict.fromkeys(texts) if 0 < len(prompter.text_ids(text)) <= self.room]
         return found
 
     def _to_score(self, row: RejectionRow, ask: Ask, texts: Sequence[str]) -> list[str]:

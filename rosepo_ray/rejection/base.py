@@ -76,8 +76,9 @@ class Answers:
 
 
 class Strategy(ABC):
-    """The picks of a row are distinct, never the target nor an item with its title, never in `row.excluded`, and depend
-    on (row, k, seed) and the policy alone. A kind implements :meth:`draw`, and says in `wants` what it draws from."""
+    """The picks of a row are distinct, also by title, never the target nor an item with its title, never in
+    `row.excluded`, and depend on (row, k, seed) and the policy alone. A kind implements :meth:`draw`, and says in
+    `wants` what it draws from."""
 
     name: ClassVar[str]
     wants: ClassVar[Want] = "nothing"
@@ -93,7 +94,8 @@ class Strategy(ABC):
     ) -> tuple[str | None, str] | None:
         """Item id and title (or None and a text) of one slot; None where there is nothing to pick.
 
-        `taken` holds the earlier slots' item ids, and the keys (`title_key`) of their texts.
+        `taken` holds the items of the other slots that are filled, under every id that bears their titles, and the keys
+        (`title_key`) of those texts that are no item.
         """
 
     def source(self, row: RejectionRow, slot: int, seed: int) -> Strategy:
@@ -141,10 +143,15 @@ class StrategySettings(Kind):
 def _pick(
     source: Strategy, row: RejectionRow, slot: int, picks: Sequence[Pick | None], answers: Answers, seed: int
 ) -> Pick | None:
-    others = [pick for pick in picks if pick is not None]
-    taken = {pick.item_id if pick.item_id is not None else title_key(pick.text) for pick in others}
+    taken = _taken([pick for pick in picks if pick is not None], source.catalogue)
     found = source.draw(row, slot, taken, answers, seed)
     return None if found is None else Pick(*found, source.name)
+
+
+def _taken(picks: Sequence[Pick], catalogue: Catalogue) -> set[str]:
+    texts = {title_key(pick.text) for pick in picks if pick.item_id is None}
+    items = {pick.item_id for pick in picks if pick.item_id is not None}
+    return texts | items.union(*(catalogue.bearers(pick.text) for pick in picks))
 
 
 def wrong_candidates(row: RejectionRow, taken: AbstractSet[str], catalogue: Catalogue) -> list[str]:

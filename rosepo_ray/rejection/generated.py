@@ -33,8 +33,8 @@ class Generated(StrategySettings):
 class GeneratedStrategy(Strategy):
     """The first sampled text that is neither the target, nor taken by the user, nor picked before.
 
-    A text that names exactly one item is that item; any other, also one that several items bear, has no id: its ε is 0,
-    since no oracle can judge it.
+    A text that names exactly one item is that item; any other, also one that several items bear, has no id: an oracle
+    that scores items cannot judge it, so its ε is 0.
     """
 
     name: ClassVar[str] = "generated"

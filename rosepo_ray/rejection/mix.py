@@ -36,14 +36,15 @@ class Mix(StrategySettings):
         return parts
 
     @property
+    def pool(self) -> Pool:
+        """The candidates only where all parts pick from them."""
+        pools = {settings.pool for settings in self.chosen.values()}
+        return "texts" if "texts" in pools else "catalogue" if "catalogue" in pools else "candidates"
+
+    @property
     def chosen(self) -> dict[str, StrategySettings]:
         """The strategies that have a weight."""
         return {name: STRATEGIES.make(name) for name, weight in self.parts.items() if weight > 0}
-
-    @property
-    def pool(self) -> Pool:
-        pools: set[Pool] = {settings.pool for settings in self.chosen.values()}
-        return pools.pop() if len(pools) == 1 else "catalogue"
 
     def build(self, catalogue: Catalogue) -> Strategy:
         built = {name: (settings.build(catalogue), self.parts[name]) for name, settings in self.chosen.items()}

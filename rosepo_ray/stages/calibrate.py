@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rosepo_ray import storage
 from rosepo_ray.config.stage import Inputs, stage
+from rosepo_ray.errors import BadInput
 from rosepo_ray.oracle.kinds import ScoringOracle
 from rosepo_ray.storage import tables
 
@@ -24,8 +26,10 @@ class CalibrateResult:
     ece: float
     pair_accuracy: float
     pairs: int
+    """Validation pairs whose rejected text is an item."""
     epsilon: dict[str, float]
-    """Mean over the pairs of a split. The oracle has seen the training pairs, so it may be too sure of them."""
+    """Mean over the rejected texts of a split, 0 for one that is no item. The oracle has seen the training pairs, so it
+    may be too sure of them."""
 
 
 @stage(needs=("oracle", "reject"), wanted=lambda oracle: oracle.scores, rewrites=True)
@@ -38,21 +42,35 @@ def calibrate(inputs: Inputs, out: str, *, oracle: ScoringOracle) -> CalibrateRe
         split: _differences(scorer, tables.read(inputs["reject"], "pairs", _COLUMNS, split=split))
         for split in ("train", "validation")
     }
-    temperature = calibration.fit_temperature(differences["validation"])
+    known = differences["validation"].items
+    if not len(known):
+        raise BadInput(
+            f"none of the {differences['validation'].texts} rejected texts of the validation pairs is an item, so "
+            "there is nothing to calibrate the oracle on; train SFT longer, mix in a strategy that picks items "
+            "(rejection.strategy.type mix), or let no oracle judge (oracle.type constant)"
+        )
+    temperature = calibration.fit_temperature(known)
     means = {
-        split: float(smoothing.epsilon(values, temperature, oracle.epsilon_max).mean())
-        for split, values in differences.items()
+        split: float(smoothing.epsilon(found.items, temperature, oracle.epsilon_max).sum() / found.texts)
+        for split, found in differences.items()
     }
-    report: dict[str, Any] = calibration.report(differences["validation"], temperature)
+    report: dict[str, Any] = calibration.report(known, temperature)
     version = store.save(scorer.with_temperature(temperature), storage.join(out, "oracle"))
     return CalibrateResult(version=version, epsilon=means, **report)
 
 
-def _differences(oracle: Any, pairs: pa.Table) -> np.ndarray:
-    """s_w - s_l of every (chosen, rejected) of the pairs, [sum of K]; texts that are no item have no score."""
+class _Differences(NamedTuple):
+    items: np.ndarray
+    """s_w - s_l of every (chosen, rejected) whose rejected text is an item."""
+    texts: int
+    """Rejected texts, items or not."""
+
+
+def _differences(oracle: Any, pairs: pa.Table) -> _Differences:
     from rosepo_ray.oracle import judging
 
     request = judging.as_request(*[pairs[name].to_pylist() for name in ("user_id", "history", "chosen", "rejected")])
     values, _ = judging.differences(oracle, request)
-    flat = np.concatenate(values)
-    return np.asarray(flat[~np.isnan(flat)])
+    # By the id: a score that is not finite is an error, and no text without an item.
+    is_item = pc.is_valid(pc.list_flatten(pairs["rejected"])).to_numpy()
+    return _Differences(np.concatenate(values)[is_item], len(is_item))

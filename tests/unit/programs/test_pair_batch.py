@@ -9,6 +9,7 @@ import torch
 
 from rosepo_ray.losses import Objective, ObjectiveSettings, Pairs
 from rosepo_ray.policy.engine.layout import PackedBatch, pack
+from rosepo_ray.policy.segments import EncodedPrompt
 from rosepo_ray.programs.pair_batch import PairBatch, derivatives, pair_batch
 from rosepo_ray.training.world import World
 
@@ -34,7 +35,9 @@ ROWS: list[dict[str, Any]] = [
 
 def packed() -> PackedBatch:
     """Responses of 2, 1 and 3 tokens, and of 4 and 2."""
-    return pack([[1], [1, 1]], [[[5, 0], [0], [6, 7, 0]], [[5, 6, 7, 0], [8, 0]]], pad_id=0)
+    return pack(
+        [EncodedPrompt([1]), EncodedPrompt([1, 1])], [[[5, 0], [0], [6, 7, 0]], [[5, 6, 7, 0], [8, 0]]], pad_id=0
+    )
 
 
 def batch(*needs: Any, real: bool = True) -> PairBatch:

@@ -1,158 +1,137 @@
-"""What every rejection strategy must keep; a new strategy inherits these tests by a subclass of five lines."""
+"""The public contract (`rosepo_ray.testing.strategy`) of all shipped strategies, and what these promise beside it."""
 
 from __future__ import annotations
 
-import random
+from dataclasses import replace
+from typing import ClassVar
 
-import numpy as np
 import pytest
 
-from rosepo_ray.config.rejection import Mix, Popularity, SelfHard, Semantic, StrategySettings, Uniform
-from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.rejection import Catalogue, Pick, RejectionRow, Strategy, build
-
-WORDS = ["red", "blue", "green", "iron", "glass", "river", "night", "summer"]
-NOUNS = ["house", "garden", "window", "river", "street"]
-TITLES = [f"The {a} {b}" for a in WORDS for b in NOUNS]
-ITEMS = [f"i{n:02d}" for n in range(len(TITLES))]
-POPULARITY = [(7 * n) % 13 for n in range(len(TITLES))]  # some are 0
-CATALOGUE = Catalogue(ITEMS, TITLES, POPULARITY)
-
-
-def make_rows(count: int) -> list[RejectionRow]:
-    rows = []
-    for n in range(count):
-        shuffled = random.Random(n).sample(ITEMS, len(ITEMS))
-        history, target, taken, others = shuffled[:4], shuffled[4], shuffled[5:8], shuffled[8:17]
-        candidates = random.Random(n + 1000).sample([target, *others], 10)
-        rows.append(
-            RejectionRow(f"u{n}:5", f"u{n}", history, target, candidates, frozenset({*history, target, *taken}))
-        )
-    return rows
+from rosepo_ray.catalogue.items import Catalogue
+from rosepo_ray.config.kinds import STRATEGIES, type_of
+from rosepo_ray.errors import RosepoError
+from rosepo_ray.rejection import Answers, RejectionRow
+from rosepo_ray.rejection.generated import Generated
+from rosepo_ray.rejection.mix import Mix
+from rosepo_ray.rejection.popularity import Popularity
+from rosepo_ray.rejection.self_hard import SelfHard
+from rosepo_ray.rejection.semantic import Semantic
+from rosepo_ray.rejection.uniform import Uniform
+from rosepo_ray.testing.strategy import CATALOGUE, StrategyContract, answers_to, picks_of, rows
 
 
-def logps_of(row: RejectionRow) -> np.ndarray:
-    """Scores by item, not by place, so that a shuffled candidate list keeps them."""
-    return np.array([-5.0 - 3 * random.Random(row.example_id + item).random() for item in row.candidates])
+class Shipped(StrategyContract):
+    asks: ClassVar[set[str]]
+    random: ClassVar[bool] = True
+    names: ClassVar[set[str]] = set()
 
+    def test_it_asks_for_what_it_says(self) -> None:
+        strategy = self.strategy()
+        asks = [strategy.ask(row, 3, 1) for row in rows(30)]
+        found = {"scores"} if any(ask.scores for ask in asks) else set()
+        assert found | ({"texts"} if any(ask.texts for ask in asks) else set()) == self.asks
 
-def picks_of(strategy: Strategy, row: RejectionRow, k: int, seed: int) -> list[Pick]:
-    return strategy.complete(row, strategy.propose(row, k, seed), logps_of(row), seed)
+    def test_only_slots_that_need_no_answer_are_drawn_while_asking(self) -> None:
+        strategy = self.strategy()
+        waiting = [pick is None for row in rows(30) for pick in strategy.ask(row, 3, 1).drawn]
+        assert any(waiting) == bool(self.asks)
+        assert all(waiting) == (bool(self.asks) and not self.names)
 
-
-class StrategyContract:
-    settings: StrategySettings
-    pool: str  # candidates | catalogue | both
-    waits: bool  # for the policy's scores
-    random: bool = True
-
-    @pytest.fixture
-    def strategy(self) -> Strategy:
-        return build(self.settings, CATALOGUE, "tfidf")
-
-    @pytest.mark.parametrize("k", [1, 4])
-    def test_picks_are_distinct_and_never_taken(self, strategy: Strategy, k: int) -> None:
-        for row in make_rows(60):
-            picked = [pick.item_id for pick in picks_of(strategy, row, k, seed=1)]
-            assert len(picked) == len(set(picked)) == k
-            assert not set(picked) & ({row.target} | row.excluded)
-            assert set(picked) <= set(ITEMS)
-
-    def test_picks_come_from_the_right_pool(self, strategy: Strategy) -> None:
-        rows = make_rows(60)
-        inside = [p.item_id in row.candidates for row in rows for p in picks_of(strategy, row, 3, seed=1)]
-        assert all(inside) if self.pool == "candidates" else not all(inside)
-
-    def test_only_strategies_that_need_scores_wait(self, strategy: Strategy) -> None:
-        assert strategy.needs_scores == self.waits
-        open_slots = [pick is None for row in make_rows(30) for pick in strategy.propose(row, 3, seed=1)]
-        assert any(open_slots) == self.waits
-
-    def test_a_proposed_pick_survives_completion(self, strategy: Strategy) -> None:
-        for row in make_rows(30):
-            proposed = strategy.propose(row, 4, seed=1)
-            done = strategy.complete(row, proposed, logps_of(row), seed=1)
-            assert all(before in (None, after) for before, after in zip(proposed, done, strict=True))
-
-    def test_a_row_depends_on_no_other_row(self, strategy: Strategy) -> None:
-        """One strategy over all rows forwards, a fresh one backwards: the same picks."""
-        rows = make_rows(40)
-        forwards = {row.example_id: picks_of(strategy, row, 2, seed=3) for row in rows}
-        fresh = build(self.settings, CATALOGUE, "tfidf")
-        assert forwards == {row.example_id: picks_of(fresh, row, 2, seed=3) for row in reversed(rows)}
-
-    def test_order_of_lists_decides_nothing(self, strategy: Strategy) -> None:
-        order = random.Random(5).sample(range(len(ITEMS)), len(ITEMS))
-        columns = ([column[i] for i in order] for column in (ITEMS, TITLES, POPULARITY))
-        shuffled = build(self.settings, Catalogue(*columns), "tfidf")
-        for row in make_rows(40):
-            turned = RejectionRow(
-                row.example_id, row.user_id, row.history, row.target, list(reversed(row.candidates)), row.excluded
-            )
-            assert picks_of(strategy, row, 3, seed=2) == picks_of(shuffled, turned, 3, seed=2)
-
-    def test_another_seed_changes_random_strategies_alone(self, strategy: Strategy) -> None:
-        rows = make_rows(60)
-        first, second = ([picks_of(strategy, row, 2, seed) for row in rows] for seed in (1, 2))
+    def test_another_seed_changes_random_strategies_alone(self) -> None:
+        strategy = self.strategy()
+        first, second = ([picks_of(strategy, row, 2, seed) for row in rows(60)] for seed in (1, 2))
         assert (first != second) == self.random
 
-    def test_names_say_who_picked(self, strategy: Strategy) -> None:
-        names = {pick.strategy for row in make_rows(60) for pick in picks_of(strategy, row, 2, seed=1)}
-        assert names == self.names()
+    def test_names_say_who_picked(self) -> None:
+        strategy = self.strategy()
+        names = {pick.strategy for row in rows(60) for pick in picks_of(strategy, row, 2, seed=1)}
+        assert names == (self.names or {type_of(type(self.settings))})
 
-    def names(self) -> set[str]:
-        return {self.settings.type}
-
-    def test_too_few_items_name_the_row(self, strategy: Strategy) -> None:
-        row = make_rows(1)[0]
-        everything = frozenset(ITEMS) - {row.candidates[0], row.candidates[1]}
-        tight = RejectionRow("u9:7", "u9", row.history, row.target, row.candidates, everything)
-        with pytest.raises(BadInput, match=r"u9:7.*3 distinct.*rejection\.k"):
-            picks_of(strategy, tight, 3, seed=1)
+    def test_all_that_is_left_is_picked(self) -> None:
+        """Two items and no more: three slots get both."""
+        strategy = self.strategy()
+        for row in rows(20):
+            single = [item for item in row.candidates if not CATALOGUE.same_title([item])]
+            left = [item for item in single if item not in row.excluded][:2]
+            tight = replace(row, excluded=frozenset(CATALOGUE.item_ids) - set(left))
+            ask = strategy.ask(tight, 3, 1)
+            if "texts" not in self.asks:
+                assert {pick.item_id for pick in strategy.pick(tight, ask, answers_to(ask, tight), 1)} == set(left)
 
     def test_a_twin_title_of_the_target_is_never_rejected(self) -> None:
         """The log lists one film under two ids: to a language model both are the same answer."""
-        twins = Catalogue(["a", "b", "c"], ["Heat (1995)", "heat  (1995)", "Cold (1995)"], [5, 5, 5])
-        strategy = build(self.settings, twins, "tfidf")
+        twins = Catalogue(("a", "b", "c"), ("Heat (1995)", "heat  (1995)", "Cold (1995)"), (5, 5, 5))
+        strategy = self.strategy(twins)
         for n in range(20):
             row = RejectionRow(f"u{n}:1", f"u{n}", ["a"], "a", ["a", "b", "c"], frozenset({"a"}))
-            assert [p.item_id for p in strategy.complete(row, strategy.propose(row, 1, 1), np.zeros(3), 1)] == ["c"]
+            answers = Answers(dict.fromkeys("abc", 0.0), ["HEAT (1995)", "cold (1995)"])
+            assert [pick.item_id for pick in strategy.pick(row, strategy.ask(row, 1, 1), answers, 1)] == ["c"]
+
+    def test_two_picks_of_a_row_never_share_a_title(self) -> None:
+        twins = Catalogue(("a", "b", "c"), ("Heat (1995)", "Cold (1995)", "cold  (1995)"), (5, 5, 5))
+        row = RejectionRow("u1:1", "u1", ["a"], "a", ["a", "b", "c"], frozenset({"a"}))
+        strategy = self.strategy(twins)
+        answers = Answers(dict.fromkeys("abc", 0.0), ["Cold (1995)", "cold (1995)", "COLD (1995)"])
+        assert len(strategy.pick(row, strategy.ask(row, 2, 1), answers, 1)) == 1
 
 
-class TestSelfHardArgmax(StrategyContract):
-    settings, pool, waits, random = SelfHard(), "candidates", True, False
+class TestSelfHard(Shipped):
+    settings, asks, random = SelfHard(), {"scores"}, False
 
 
-class TestSelfHardSample(StrategyContract):
-    settings, pool, waits = SelfHard(pick="sample", temperature=2.0), "candidates", True
+class TestSelfHardSampled(Shipped):
+    settings, asks = SelfHard(temperature=2.0), {"scores"}
 
 
-class TestSemanticNearest(StrategyContract):
-    settings, pool, waits, random = Semantic(type="semantic"), "catalogue", False, False
+class TestSemanticNearest(Shipped):
+    settings, asks, random = Semantic(), set(), False
 
 
-class TestSemanticTop(StrategyContract):
-    settings, pool, waits = Semantic(type="semantic", top=5), "catalogue", False
+class TestSemanticTop(Shipped):
+    settings, asks = Semantic(top=5), set()
 
 
-class TestPopularity(StrategyContract):
-    settings, pool, waits = Popularity(type="popularity"), "catalogue", False
+class TestPopularity(Shipped):
+    settings, asks = Popularity(), set()
 
 
-class TestUniform(StrategyContract):
-    settings, pool, waits = Uniform(type="uniform"), "candidates", False
+class TestUniform(Shipped):
+    settings, asks = Uniform(), set()
 
 
-class TestMixOfAll(StrategyContract):
-    settings, pool, waits = Mix(type="mix", self_hard=1, semantic=1, popularity=1, uniform=1), "both", True
-
-    def names(self) -> set[str]:
-        return {"self_hard", "semantic", "popularity", "uniform"}
+class TestGenerated(Shipped):
+    settings, asks, random = Generated(), {"texts"}, False  # the seed is in the texts that the policy is asked for
 
 
-def test_wrong_scores_are_refused() -> None:
-    strategy, row = build(SelfHard(), CATALOGUE, "tfidf"), make_rows(1)[0]
-    with pytest.raises(RosepoError, match="10 candidates"):
-        strategy.complete(row, [None], np.zeros(9), 1)
-    with pytest.raises(RosepoError, match="not finite"):
-        strategy.complete(row, [None], np.full(10, np.nan), 1)
+class TestMixOfCandidates(Shipped):
+    settings, asks = Mix(parts={"self_hard": 2, "uniform": 1}), {"scores"}
+    names: ClassVar[set[str]] = {"self_hard", "uniform"}
+
+
+class TestMixOfAll(Shipped):
+    names: ClassVar[set[str]] = {type_of(kind) for kind in STRATEGIES} - {"mix"}
+    settings, asks = Mix(parts=dict.fromkeys(sorted(names), 1)), {"scores", "texts"}
+
+
+def test_every_kind_is_under_the_contract() -> None:
+    tested = {type(kind.settings) for kind in Shipped.__subclasses__()}
+    assert tested == set(STRATEGIES)
+
+
+@pytest.mark.parametrize(
+    ("parts", "pool"),
+    [
+        ({"self_hard": 1, "uniform": 1}, "candidates"),
+        ({"self_hard": 1, "popularity": 1, "generated": 0}, "catalogue"),
+        ({"self_hard": 1, "generated": 1}, "texts"),
+    ],
+)
+def test_a_mix_picks_from_the_widest_pool_of_its_parts(parts: dict[str, float], pool: str) -> None:
+    assert Mix(parts=parts).pool == pool
+
+
+@pytest.mark.parametrize("logps", [{}, dict.fromkeys(CATALOGUE.item_ids, float("nan"))])
+def test_scores_that_are_missing_or_no_number_are_refused(logps: dict[str, float]) -> None:
+    strategy, row = SelfHard().build(CATALOGUE), rows(1)[0]
+    with pytest.raises(RosepoError, match=r"u0:5.*no finite log-probability"):
+        strategy.pick(row, strategy.ask(row, 1, 1), Answers(logps), 1)
