@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from rosepo_ray import storage
 from rosepo_ray.config.stage import Inputs, stage
-from rosepo_ray.oracle.kinds import ScoringOracle
+from rosepo_ray.oracle.protocol import ScoringOracle
 from rosepo_ray.storage import tables
 
 _COLUMNS = ["user_id", "split", "history", "chosen", "rejected"]
@@ -53,6 +53,5 @@ def _differences(oracle: Any, pairs: pa.Table) -> np.ndarray:
     from rosepo_ray.oracle import judging
 
     request = judging.as_request(*[pairs[name].to_pylist() for name in ("user_id", "history", "chosen", "rejected")])
-    values, _ = judging.differences(oracle, request)
-    flat = np.concatenate(values)
+    flat = np.concatenate(judging.differences(oracle, request))
     return np.asarray(flat[~np.isnan(flat)])

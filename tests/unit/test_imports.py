@@ -26,6 +26,7 @@ FLOORS = [
     "policy",
     "programs",
     "evaluation",
+    "testing",
     "registry",
     "on_ray",
     "stages",

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from rosepo_ray.config.oracle import SasrecOracle
 
-from rosepo_ray.oracle import sasrec
-from rosepo_ray.oracle.sasrec import Inputs, SasRec, Shape
+from rosepo_ray.oracle import sasrec_net
+from rosepo_ray.oracle.sasrec import Sasrec
+from rosepo_ray.oracle.sasrec_net import Inputs, SasRec, Shape
 from rosepo_ray.training import loop
 from rosepo_ray.training.program import MicroBatch
 from rosepo_ray.training.world import World
@@ -76,7 +76,7 @@ def test_slices_of_the_logits_give_the_same_loss_and_gradient(monkeypatch):
         return total.item(), net.item_embedding.weight.grad.clone()
 
     whole, gradient = run()
-    monkeypatch.setattr(sasrec, "LOGITS_AT_ONCE", 3 * SHAPE.items)
+    monkeypatch.setattr(sasrec_net, "LOGITS_AT_ONCE", 3 * SHAPE.items)
     sliced, sliced_gradient = run()
     assert sliced == pytest.approx(whole, rel=1e-6)
     torch.testing.assert_close(sliced_gradient, gradient, atol=1e-5, rtol=1e-4)
@@ -109,7 +109,7 @@ def test_overfits_a_cycle():
     shape = Shape(items=4, history=3, hidden=16, layers=1, heads=2, dropout=0.0)
     items = [[1 + (s + k) % 4 for k in range(3)] for s in range(4)]
     targets = [[1 + (s + k + 1) % 4 for k in range(3)] for s in range(4)]
-    settings = SasrecOracle(steps=100, lr=0.03, batch=4, micro_batch=4, dropout=0.0)
+    settings = Sasrec(steps=100, lr=0.03, batch=4, micro_batch=4, dropout=0.0)
     losses = []
     state = loop.start(SasRec(shape, 1), settings)
     batch = [MicroBatch(inputs(items, targets), 12, [str(n) for n in range(4)])]
