@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+
+from rosepo_ray.errors import RosepoError
 from rosepo_ray.oracle.folds import fold_of, training_users
 from rosepo_ray.oracle.popularity import PopularityScorer
 from rosepo_ray.oracle.sasrec import SasrecScorer
-
-from rosepo_ray.errors import RosepoError
 from rosepo_ray.oracle.sasrec_net import SasRec, Shape
 from rosepo_ray.testing.oracle import OracleContract
 

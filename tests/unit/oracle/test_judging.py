@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.oracle.test_catalogue_scorer import popularity_oracle, sasrec_oracle
 
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.oracle.judging import (
@@ -24,6 +23,7 @@ from rosepo_ray.oracle.judging import (
 )
 from rosepo_ray.oracle.protocol import Judgement
 from rosepo_ray.oracle.retries import pause
+from tests.unit.oracle.test_catalogue_scorer import popularity_oracle, sasrec_oracle
 
 
 def request(rows=3):
@@ -54,10 +54,10 @@ def test_differences_by_hand():
 
 def test_asked_in_this_process_it_answers_as_by_request():
     oracle, asked = sasrec_oracle(), request()
-    found, answer = here(oracle)(*[asked[name] for name in ("user_id", "history", "chosen", "rejected")]), judge(oracle, asked)
+    found = here(oracle)(*[asked[name] for name in ("user_id", "history", "chosen", "rejected")])
+    answer = judge(oracle, asked)
     for name in ("disagreement", "known", "scores"):
-        assert [row.tolist() for row in getattr(found, name)] == pytest.approx(answer[name], nan_ok=True) or name == "scores"
-    assert [str(row.tolist()) for row in found.scores] == [str(row) for row in answer["scores"]]
+        assert str([row.tolist() for row in getattr(found, name)]) == str(answer[name])  # nan is nan as text
     assert found.versions == [oracle.version] * 3
 
 

@@ -1,14 +1,15 @@
 """SASRec: what a prediction may depend on, and that it learns."""
 
+import itertools
+
 import pytest
 import torch
 
 from rosepo_ray.oracle import sasrec_net
 from rosepo_ray.oracle.sasrec import Sasrec
 from rosepo_ray.oracle.sasrec_net import Inputs, SasRec, Shape
-from rosepo_ray.training import loop
-from rosepo_ray.training.program import MicroBatch
-from rosepo_ray.training.world import World
+from rosepo_ray.training import in_process
+from rosepo_ray.training.program import MicroBatch, Plain
 
 SHAPE = Shape(items=12, history=5, hidden=16, layers=2, heads=2, dropout=0.3)
 
@@ -111,21 +112,21 @@ def test_overfits_a_cycle():
     targets = [[1 + (s + k + 1) % 4 for k in range(3)] for s in range(4)]
     settings = Sasrec(steps=100, lr=0.03, batch=4, micro_batch=4, dropout=0.0)
     losses = []
-    state = loop.start(SasRec(shape, 1), settings)
     batch = [MicroBatch(inputs(items, targets), 12, [str(n) for n in range(4)])]
-    loop.fit(
-        state,
-        (batch for _ in range(100)),
-        lambda outputs, micro: (outputs[0], {"targets": float(outputs[1])}),
-        settings,
-        100,
-        World(),
-        lambda step, metrics: losses.append(metrics["loss"]),
-        lambda state: None,
-    )
+
+    class Cycle(Plain):
+        module = SasRec(shape, 1)
+
+        def batches(self, start):
+            return itertools.repeat(batch)
+
+        def loss(self, outputs, micro):
+            return outputs[0], {}
+
+    in_process.train(Cycle(), settings, 100, lambda step, metrics: losses.append(metrics["loss"]))
     assert losses[0] == pytest.approx(1.386, abs=0.15)  # ln 4: it starts without an opinion
     assert losses[-1] < 0.02
-    net = state.module.eval()
+    net = Cycle.module.eval()
     logits = net.states(torch.tensor([[0, 0, 2]]))[0, -1] @ net.item_embedding.weight[1:].T
     assert int(logits.argmax()) + 1 == 3
 

@@ -4,10 +4,10 @@ import json
 
 import pytest
 import safetensors.torch
-from tests.unit.oracle.test_catalogue_scorer import popularity_oracle, sasrec_oracle
 
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.oracle import store
+from tests.unit.oracle.test_catalogue_scorer import sasrec_oracle
 
 
 def test_the_version_follows_the_weights_and_is_no_secret_of_the_process(tmp_path):
