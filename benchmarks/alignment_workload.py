@@ -14,10 +14,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from rosepo_ray.oracle.kinds import Sasrec
+from rosepo_ray.config.training import FitSettings
 from rosepo_ray.run.settings import Settings
 
 ITEMS = 1_682  # as MovieLens-100K
@@ -156,16 +157,16 @@ def _sft(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
 
 def _oracle(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
     from rosepo_ray.oracle import store
-    from rosepo_ray.oracle.model import SasrecScorer
-    from rosepo_ray.stages.oracle import program
-    from rosepo_ray.storage import tables
+    from rosepo_ray.oracle.protocol import Trained
+    from rosepo_ray.stages.oracle import making, program, sequences
     from rosepo_ray.training import in_process
     from rosepo_ray.training.world import World
 
-    assert isinstance(settings.oracle, Sasrec)
-    made = program(inputs["data"], settings.oracle, settings.data.history, 0, settings.seed, World())
-    in_process.train(made, settings.oracle, settings.oracle.steps)
-    items = tables.read(inputs["data"], "items", ["item_id", "popularity"])
-    counts = items["popularity"].to_numpy()
-    scorer = SasrecScorer.build([made.module], items["item_id"].to_pylist(), [counts], settings.seed)
-    store.save(scorer, Path(out, "oracle"))
+    data, history, seed = inputs["data"], settings.data.history, settings.seed
+
+    def train(name: str, module: Any, users: Any, fit: FitSettings, steps: int) -> Trained:
+        made = program(data, module, users, fit, history, seed, World())
+        in_process.train(made, fit, steps)
+        return Trained(made.module, sequences(data, users).popularity())
+
+    store.save(settings.oracle.prepare(making(data, history, seed, train)), Path(out, "oracle"))

@@ -29,12 +29,11 @@ APP = "rosepo-benchmark-oracle"
 def build(folder: Path, seed: int = 1) -> None:
     """An oracle below `folder` in which every item is known."""
     from rosepo_ray.oracle import store
-    from rosepo_ray.oracle.kinds import Sasrec
-    from rosepo_ray.oracle.model import SasrecScorer
-    from rosepo_ray.oracle.sasrec import SasRec, Shape
+    from rosepo_ray.oracle.sasrec import Sasrec, SasrecScorer
+    from rosepo_ray.oracle.sasrec_net import SasRec
 
     usual = Sasrec(hidden=HIDDEN)
-    model = SasRec(Shape(ITEMS, HISTORY, HIDDEN, usual.layers, usual.heads, usual.dropout), seed)
+    model = SasRec(usual.shape(ITEMS, HISTORY), seed)
     scorer = SasrecScorer.build([model], [f"i{n}" for n in range(ITEMS)], [np.ones(ITEMS)], seed)
     store.save(scorer, folder)
 

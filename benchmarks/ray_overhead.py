@@ -39,7 +39,7 @@ from harness import Figure, Promise, figure, write
 from rosepo_ray.run.settings import Settings
 
 if TYPE_CHECKING:
-    from rosepo_ray.oracle.model import Oracle
+    from rosepo_ray.oracle.protocol import Oracle
 
 ASK_ROWS = 128
 LOSS_TOLERANCE = 1e-3

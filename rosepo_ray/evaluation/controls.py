@@ -11,7 +11,7 @@ import pyarrow as pa
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.evaluation.ranking import rank
 from rosepo_ray.evaluation.whole_catalogue import TOP
-from rosepo_ray.oracle.model import Oracle
+from rosepo_ray.oracle.protocol import Oracle
 from rosepo_ray.storage import tables
 
 _ROWS_AT_ONCE = 16

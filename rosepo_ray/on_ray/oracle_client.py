@@ -8,15 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.oracle.judging import JudgeAnswer, Judgement, JudgeRequest, as_request, batches, check_answer
-from rosepo_ray.seeds import derive
-
-FIRST_PAUSE = 0.5
-"""Seconds before the second attempt; doubled each time, up to LONGEST_PAUSE, times a jitter of 0.5 to 1.5."""
-LONGEST_PAUSE = 15.0
+from rosepo_ray.oracle.judging import JudgeAnswer, JudgeRequest, as_request, batches, check_answer, judgement
+from rosepo_ray.oracle.protocol import Judgement
+from rosepo_ray.oracle.retries import pause
 
 
 class OracleClient:
@@ -39,7 +34,7 @@ class OracleClient:
         chosen: Sequence[str],
         rejected: Sequence[Sequence[str | None]],
     ) -> Judgement:
-        """1 - P(chosen > rejected) per row and rejected item, float64 [K] each, in the order asked.
+        """The oracle's answers in the order asked.
 
         Scoring changes nothing, so a call is repeated when its replica died. Raises BadInput for a request that no
         attempt could answer, and RosepoError naming the app, the attempts and the last failure when all are used up;
@@ -48,11 +43,7 @@ class OracleClient:
         pieces = batches(as_request(user_ids, histories, chosen, rejected), self.batch)
         with ThreadPoolExecutor(max_workers=max(1, min(self.in_flight, len(pieces)))) as pool:
             answers = list(pool.map(self._ask, pieces))
-        return Judgement(
-            [np.array(row, dtype=np.float64) for answer in answers for row in answer["disagreement"]],
-            [np.array(row, dtype=bool) for answer in answers for row in answer["known"]],
-            [answer["version"] for answer in answers for _ in answer["known"]],
-        )
+        return judgement(answers)
 
     def health(self) -> dict[str, Any]:
         """What one replica says of itself (see the service)."""
@@ -89,13 +80,6 @@ class OracleClient:
         if isinstance(cause, RosepoError):
             return cause
         return RosepoError(f"the oracle '{self.app_name}' cannot answer: {type(error).__name__}: {error}")
-
-
-def pause(attempt: int, who: str) -> float:
-    """Seconds to wait after failed attempt number `attempt` (from 0): exponential, with a jitter fixed by `who`, so
-    that callers whose replica died together do not come back together."""
-    jitter = 0.5 + derive(0, "oracle retry", who, attempt) / float(1 << 63)
-    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**attempt) * jitter
 
 
 def _transient() -> tuple[type[BaseException], ...]:

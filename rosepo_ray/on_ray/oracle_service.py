@@ -55,7 +55,7 @@ class OracleDeployment:
             "version": self._version,
             "kind": self._oracle.kind,
             "temperature": self._oracle.temperature,
-            "items": len(self._oracle.item_ids),
+            "items": None if self._oracle.items is None else len(self._oracle.items),
             "pid": os.getpid(),
             "threads": torch.get_num_threads(),
             "seconds": time.time() - self._started,

@@ -22,8 +22,8 @@ from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.on_ray import cluster, data_context, oracle_service
 from rosepo_ray.on_ray.oracle_client import OracleClient
-from rosepo_ray.oracle import answers, smoothing
-from rosepo_ray.oracle.kinds import Constant, OracleSettings, Replay, ScoringOracle
+from rosepo_ray.oracle import answers, judging, store
+from rosepo_ray.oracle.protocol import Judge, OracleSettings
 from rosepo_ray.process import run_log
 from rosepo_ray.storage import tables
 
@@ -43,8 +43,8 @@ _ASK_ROWS = 128
 
 @dataclass(frozen=True)
 class PairStream:
-    """Called with example_ids it gives these pairs in that order, as dictionaries with `epsilon` and `oracle_version`.
-    Travels to the training workers."""
+    """Called with example_ids it gives these pairs in that order, as dictionaries with `epsilon`, `oracle_version`
+    and, where they are needed, `oracle_scores`. Travels to the training workers."""
 
     pairs: str
     out: str
@@ -52,13 +52,21 @@ class PairStream:
     oracle: OracleSettings
     needs: frozenset[str]
     """What the objective wants to know of each pair."""
+    asked: str | None
+    """Folder of the oracle that is asked; None where none is."""
     app: str | None
-    """The Serve app of the oracle; None where nothing hosts it."""
+    """The Serve app that hosts it; None where each stream asks for itself."""
 
     def await_oracle(self) -> None:
         """Wait until the oracle can answer. Raises RosepoError where it does not come up."""
         if self.app is not None:
             oracle_service.await_running(self.app)
+
+    def judge(self) -> Judge | None:
+        """What asks the oracle, where there is one to be asked."""
+        if self.app is not None:
+            return OracleClient(self.app, batch=_ASK_ROWS).judge
+        return None if self.asked is None else judging.here(store.load(self.asked))
 
     def __call__(self, example_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
         if not example_ids:
@@ -117,61 +125,44 @@ def _select(batch: pa.Table, wanted: ray.ObjectRef) -> pa.Table:
 
 
 class AskOracle:
-    """Adds epsilon to each pair: stored answers are kept, the others are asked of the oracle, one call per batch."""
+    """Adds what the objective needs of the oracle: stored answers stay, the others are asked, one call per batch."""
 
     def __init__(self, stream: PairStream, log: run_log.Target | None) -> None:
         run_log.in_worker(log, "ask-oracle")
-        self.oracle, self.needs, self.out = stream.oracle, stream.needs, stream.out
+        self.oracle, self.out = stream.oracle, stream.out
+        self.epsilon, self.scores = "epsilon" in stream.needs, "oracle_scores" in stream.needs
         self.stored = answers.stored(self.out)
-        replayed = answers.table(self.oracle.folder) if isinstance(self.oracle, Replay) else {}
-        if isinstance(self.oracle, Replay) and not replayed:
-            raise RosepoError(
-                f"this node finds no smoothing table in oracle.folder '{self.oracle.folder}'; every node must be able "
-                "to read it"
-            )
-        self.known = replayed | self.stored
-        self.client = None if stream.app is None else OracleClient(stream.app, batch=_ASK_ROWS)
+        self.judge = stream.judge()
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        if "epsilon" not in self.needs:
+        if not (self.epsilon or self.scores):
             return batch
         rows = batch.select(["example_id", "user_id", "history", "chosen", "rejected"]).to_pylist()
-        for row in rows:
-            if row["example_id"] in self.known and self.known[row["example_id"]].rejected != row["rejected"]:
+        missing = {row["example_id"]: row for row in rows if row["example_id"] not in self.stored}
+        fresh = self._ask(list(missing.values())) if missing else {}
+        found = [fresh.get(row["example_id"]) or self.stored[row["example_id"]] for row in rows]
+        for row, answer in zip(rows, found, strict=True):
+            if answer.rejected != row["rejected"]:
                 raise RosepoError(
                     f"the stored smoothing of {row['example_id']} is for other rejected items: another run wrote it"
                 )
-        missing = {row["example_id"]: row for row in rows if row["example_id"] not in self.known}
-        if missing:
-            self.known |= self._ask(list(missing.values()))
-        found = [self.known[row["example_id"]] for row in rows]
-        fresh = {
-            row["example_id"]: self.known[row["example_id"]] for row in rows if row["example_id"] not in self.stored
-        }
         answers.store(self.out, fresh)
         self.stored |= fresh
-        return batch.append_column(
-            "epsilon", pa.array([answer.epsilon for answer in found], pa.list_(pa.float32()))
-        ).append_column("oracle_version", pa.array([answer.oracle_version for answer in found], pa.string()))
+        columns = {"epsilon": pa.array([answer.epsilon for answer in found], pa.list_(pa.float32()))}
+        if self.scores:
+            columns["oracle_scores"] = pa.array([answer.scores for answer in found], pa.list_(pa.float32()))
+        columns["oracle_version"] = pa.array([answer.oracle_version for answer in found], pa.string())
+        for name, column in columns.items():
+            batch = batch.append_column(name, column)
+        return batch
 
     def _ask(self, missing: list[dict[str, Any]]) -> dict[str, answers.Answer]:
-        if isinstance(self.oracle, Constant):
-            constant, label = self.oracle.epsilon, f"constant:{self.oracle.epsilon:g}"
-            return {
-                row["example_id"]: answers.Answer(row["rejected"], [constant] * len(row["rejected"]), label)
-                for row in missing
-            }
-        if self.client is None or not isinstance(self.oracle, ScoringOracle):
+        given = self.oracle.epsilon_of(missing, self.judge)
+        if not self.scores:
+            return {name: answer._replace(scores=None) for name, answer in given.items()}
+        if without := [name for name, answer in given.items() if answer.scores is None]:
             raise RosepoError(
-                f"the replayed table holds no smoothing for {missing[0]['example_id']} and {len(missing) - 1} more of "
-                "this batch; replay with the settings of the run that wrote it"
+                f"the objective needs the oracle's scores, and oracle.type {self.oracle.type} has none of "
+                f"{without[0]}; take one that scores items"
             )
-        answer = self.client.judge(
-            *[[row[name] for row in missing] for name in ("user_id", "history", "chosen", "rejected")]
-        )
-        found = {}
-        for row, doubt, version in zip(missing, answer.disagreement, answer.versions, strict=True):
-            is_item = np.array([item is not None for item in row["rejected"]])
-            epsilon = smoothing.clip(doubt, is_item, self.oracle.epsilon_max)
-            found[row["example_id"]] = answers.Answer(row["rejected"], epsilon.tolist(), version)
-        return found
+        return given

@@ -26,6 +26,9 @@ class Answer(NamedTuple):
     rejected: list[str | None]
     epsilon: list[float]
     oracle_version: str
+    scores: list[float] | None = None
+    """The oracle's scores of the chosen and the rejected items; NaN where a text is no item. None where the objective
+    has no use for them."""
 
 
 def _working(stage: str) -> str:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.oracle.model import Oracle
+from rosepo_ray.oracle.protocol import Judge, Judgement, Oracle
 from rosepo_ray.oracle.smoothing import disagreement
 
 MAX_PAIRS = 4096
@@ -27,25 +26,12 @@ class JudgeRequest(TypedDict):
 
 
 class JudgeAnswer(TypedDict):
-    """Per row and rejected item: 1 - P(chosen > rejected), and whether the oracle knew both items."""
+    """Per row the fields of :class:`rosepo_ray.oracle.protocol.Judgement`."""
 
     disagreement: list[list[float]]
     known: list[list[bool]]
+    scores: list[list[float]]
     version: str
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """The rows' answers in the order of the question; `versions` names the oracle that answered each row."""
-
-    disagreement: list[np.ndarray]
-    known: list[np.ndarray]
-    versions: list[str]
-
-    @property
-    def version(self) -> str:
-        """The version that answered; several, joined by `+`, where the oracle was replaced between two calls."""
-        return "+".join(sorted(set(self.versions)))
 
 
 def check_request(request: JudgeRequest, max_pairs: int = MAX_PAIRS) -> None:
@@ -62,36 +48,59 @@ def check_request(request: JudgeRequest, max_pairs: int = MAX_PAIRS) -> None:
         )
 
 
-def differences(oracle: Oracle, request: JudgeRequest) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Per row d = score(chosen) - score(rejected), float64 [K], and whether both items were known, bool [K].
+def scored(oracle: Oracle, request: JudgeRequest) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Per row the scores of the chosen and the rejected items, float64 [1 + K], and which were known, bool [1 + K].
 
-    d is NaN and known False for a rejected None.
+    For a rejected None NaN and False.
     """
-    chosen, rejected = request["chosen"], request["rejected"]
-    items = [[w, *(item for item in row if item is not None)] for w, row in zip(chosen, rejected, strict=True)]
-    scores, flags = oracle.score(request["user_id"], request["history"], items)
+    asked = [[w, *row] for w, row in zip(request["chosen"], request["rejected"], strict=True)]
+    items = [[item for item in row if item is not None] for row in asked]
     values, known = [], []
-    for row, score, flag in zip(rejected, scores, flags, strict=True):
+    for row, score, flag in zip(asked, *oracle.score(request["user_id"], request["history"], items), strict=True):
         is_item = np.array([item is not None for item in row], dtype=bool)
-        values_K, known_K = np.full(len(row), np.nan), np.zeros(len(row), bool)
-        values_K[is_item] = score[0].astype(np.float64) - score[1:].astype(np.float64)
-        known_K[is_item] = flag[1:] & flag[0]
-        values.append(values_K)
-        known.append(known_K)
+        values_R, known_R = np.full(len(row), np.nan), np.zeros(len(row), bool)
+        values_R[is_item], known_R[is_item] = score, flag
+        values.append(values_R)
+        known.append(known_R)
     return values, known
+
+
+def differences(oracle: Oracle, request: JudgeRequest) -> list[np.ndarray]:
+    """Per row d = score(chosen) - score(rejected), float64 [K]; NaN for a rejected None."""
+    return [row[0] - row[1:] for row in scored(oracle, request)[0]]
 
 
 def judge(oracle: Oracle, request: JudgeRequest) -> JudgeAnswer:
     """Ask `oracle` in this process. A None among the rejected gets disagreement 0 and is not known."""
-    values, known = differences(oracle, request)
-    doubts = [np.where(np.isnan(d), 0.0, disagreement(d, oracle.temperature)).tolist() for d in values]
-    return {"disagreement": doubts, "known": [row.tolist() for row in known], "version": oracle.version}
+    scores, known = scored(oracle, request)
+    doubts = [np.nan_to_num(disagreement(row[0] - row[1:], oracle.temperature), nan=0.0) for row in scores]
+    return {
+        "disagreement": [row.tolist() for row in doubts],
+        "known": [(row[1:] & row[0]).tolist() for row in known],
+        "scores": [row.tolist() for row in scores],
+        "version": oracle.version,
+    }
+
+
+def judgement(answers: Sequence[JudgeAnswer]) -> Judgement:
+    """The rows of several answers, in their order."""
+
+    def arrays(name: Literal["disagreement", "known", "scores"], dtype: type) -> list[np.ndarray]:
+        return [np.array(row, dtype=dtype) for answer in answers for row in answer[name]]
+
+    versions = [answer["version"] for answer in answers for _ in answer["known"]]
+    return Judgement(arrays("disagreement", float), arrays("known", bool), arrays("scores", float), versions)
+
+
+def here(oracle: Oracle) -> Judge:
+    """Asks `oracle` in this process."""
+    return lambda *columns: judgement([judge(oracle, as_request(*columns))])
 
 
 def check_answer(request: JudgeRequest, answer: Any) -> JudgeAnswer:
-    """`answer` where it fits `request`; raises RosepoError where rows or numbers are missing or not probabilities."""
-    wanted = [len(row) for row in request["rejected"]]
-    for name in ("disagreement", "known"):
+    """`answer` where it fits `request`; raises RosepoError where rows or numbers are missing or damaged."""
+    for name, chosen in (("disagreement", 0), ("known", 0), ("scores", 1)):
+        wanted = [chosen + len(row) for row in request["rejected"]]
         got = [len(row) for row in answer[name]]
         if got != wanted:
             raise RosepoError(
@@ -99,8 +108,16 @@ def check_answer(request: JudgeRequest, answer: Any) -> JudgeAnswer:
                 f"{len(wanted)}; nothing of this answer can be used"
             )
     values = np.array([value for row in answer["disagreement"] for value in row], dtype=np.float64)
-    if not ((values >= 0) & (values <= 1)).all() or not answer["version"]:
-        raise RosepoError(f"the oracle {answer['version']!r} answered a 1 - P outside [0, 1]; its weights are damaged")
+    scores = np.array([value for row in answer["scores"] for value in row], dtype=np.float64)
+    items = np.array(
+        [i is not None for c, row in zip(request["chosen"], request["rejected"], strict=True) for i in [c, *row]],
+        dtype=bool,
+    )
+    if not ((values >= 0) & (values <= 1)).all() or (np.isfinite(scores) != items).any() or not answer["version"]:
+        raise RosepoError(
+            f"the oracle {answer['version']!r} answered a 1 - P outside [0, 1] or a score that is no number; its "
+            "weights are damaged"
+        )
     return answer
 
 

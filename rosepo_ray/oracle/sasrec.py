@@ -1,135 +1,143 @@
-"""SASRec (Kang and McAuley 2018, arXiv:1808.09781) with a full-catalogue softmax over tied item embeddings.
-
-Differences from the paper, on purpose: cross-entropy over all items instead of one sampled negative (Klenitskiy and
-Vasilev 2023, arXiv:2309.07602, find that it is what makes SASRec strong); positions are counted from the most recent
-item, so a short history means the same as the end of a long one; dropout follows the row (see `row_dropout`) and is
-applied after the embedding, the attention and the feed-forward net, not inside the attention weights.
-"""
+"""The default oracle: SASRec, one model for all users or two that were each trained without half of them."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
+from pydantic import Field, model_validator
+from torch import Tensor
 
-from rosepo_ray.oracle.row_dropout import row_dropout
+from rosepo_ray.config.kinds import ORACLES
+from rosepo_ray.config.training import FitSettings
+from rosepo_ray.errors import RosepoError
+from rosepo_ray.oracle.catalogue_scorer import CatalogueScorer, common_fields
+from rosepo_ray.oracle.folds import training_users
+from rosepo_ray.oracle.protocol import Making, ScoringOracle
+from rosepo_ray.oracle.sasrec_net import SasRec, Shape
 from rosepo_ray.seeds import derive
 
-# Logits held at once (float32 numbers, 64 MiB); more are computed in slices and again in the backward pass.
-LOGITS_AT_ONCE = 1 << 24
+
+@ORACLES.kind
+class Sasrec(ScoringOracle, FitSettings):
+    """SASRec (Kang and McAuley 2018, arXiv:1808.09781) with a full-catalogue softmax."""
+
+    type: Literal["sasrec"] = "sasrec"
+    hidden: int = Field(64, ge=8)
+    """Width."""
+    layers: int = Field(2, ge=1)
+    """Transformer blocks."""
+    heads: int = Field(2, ge=1)
+    """Attention heads."""
+    dropout: float = Field(0.2, ge=0, lt=1)
+    """Dropout, drawn per row."""
+    batch: int = Field(128, ge=1)
+    """Windows per optimiser step."""
+    micro_batch: int = Field(128, ge=1)
+    """Windows per forward pass and worker at most."""
+    steps: int = Field(600, ge=1)
+    """Optimiser steps."""
+    folds: Literal[1, 2] = 1
+    """2 trains two halves by user and judges each pair by the half that did not train on it."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Sasrec:
+        if self.hidden % self.heads:
+            raise ValueError(f"oracle.hidden {self.hidden} must be a multiple of oracle.heads {self.heads}")
+        return self
+
+    def shape(self, items: int, history: int) -> Shape:
+        return Shape(items, history, self.hidden, self.layers, self.heads, self.dropout)
+
+    def prepare(self, making: Making) -> SasrecScorer:
+        """Trains one model per fold."""
+        shape, seed = self.shape(len(making.item_ids), making.history), making.seed
+        trained = [
+            making.train(
+                f"fold{fold}",
+                partial(SasRec, shape, derive(seed, "fold", fold)),
+                partial(training_users, fold=fold, folds=self.folds, seed=seed),
+                self,
+                self.steps,
+            )
+            for fold in range(self.folds)
+        ]
+        models, popularity = zip(*trained, strict=True)
+        return SasrecScorer.build(models, making.item_ids, popularity, seed)
+
+    @classmethod
+    def load(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> SasrecScorer:
+        shape, models = Shape(**description["shape"]), []
+        for fold in range(description["folds"]):
+            prefix = f"fold{fold}."
+            model = SasRec(shape, seed=0)
+            model.load_state_dict({n.removeprefix(prefix): t for n, t in weights.items() if n.startswith(prefix)})
+            models.append(model.eval())
+        return SasrecScorer(**common_fields(description), models=tuple(models))
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What fixes the weights' shapes and the forward pass."""
+class SasrecScorer(CatalogueScorer):
+    """One SASRec per fold; with two folds a user is judged by the one that did not train on the user."""
 
-    items: int
-    history: int
-    hidden: int
-    layers: int
-    heads: int
-    dropout: float
+    kind: ClassVar[str] = "sasrec"
+    models: tuple[SasRec, ...]
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @staticmethod
+    def build(
+        models: Sequence[SasRec], items: Sequence[str], popularity: Sequence[np.ndarray], seed: int
+    ) -> SasrecScorer:
+        """From trained models and, per model, the item counts of what it was trained on. T is 1 until fitted."""
+        for model in models:
+            model.eval()
+        counts = tuple(np.asarray(part, dtype=np.int64) for part in popularity)
+        return SasrecScorer(tuple(items), counts, 1.0, seed, tuple(models))
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.models) != len(self.popularity) or any(m.shape.items != len(self.items) for m in self.models):
+            raise RosepoError("the oracle needs one model and one list of popularities per fold, over the same items")
 
-@dataclass(frozen=True)
-class Inputs:
-    """Training windows. Items count from 1 in the order of the catalogue; 0 pads on the left; target 0 means none."""
+    @property
+    def shape(self) -> Shape:
+        return self.models[0].shape
 
-    items_BT: Tensor
-    targets_BT: Tensor
-    seeds_B: Tensor
+    def weights(self) -> dict[str, Tensor]:
+        return {
+            f"fold{number}.{name}": value.detach().cpu().contiguous()
+            for number, model in enumerate(self.models)
+            for name, value in model.state_dict().items()
+        }
 
-    def to(self, device: torch.device) -> Inputs:
-        return Inputs(self.items_BT.to(device), self.targets_BT.to(device), self.seeds_B.to(device))
+    def description(self) -> dict[str, Any]:
+        return super().description() | {"shape": self.shape.as_dict()}
 
+    @cached_property
+    @torch.inference_mode()
+    def _means_H(self) -> list[Tensor]:
+        """Per fold the mean embedding of its known items, over the whole catalogue: once, and not in every call."""
+        return [
+            model.item_embedding.weight[1:][torch.from_numpy(counts > 0)].mean(0)
+            for model, counts in zip(self.models, self.popularity, strict=True)
+        ]
 
-class _Block(nn.Module):
-    def __init__(self, shape: Shape, number: int) -> None:
-        super().__init__()
-        self.heads, self.rate, self.number = shape.heads, shape.dropout, number
-        self.attention_norm = nn.LayerNorm(shape.hidden)
-        self.query_key_value = nn.Linear(shape.hidden, 3 * shape.hidden)
-        self.attention_out = nn.Linear(shape.hidden, shape.hidden)
-        self.feed_norm = nn.LayerNorm(shape.hidden)
-        self.feed_in = nn.Linear(shape.hidden, shape.hidden)
-        self.feed_out = nn.Linear(shape.hidden, shape.hidden)
-
-    def forward(self, states_BTH: Tensor, mask_B1TT: Tensor, seeds_B: Tensor | None) -> Tensor:
-        batch, length, hidden = states_BTH.shape
-        qkv = self.query_key_value(self.attention_norm(states_BTH)).view(batch, length, 3, self.heads, -1)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask_B1TT)
-        mixed = self.attention_out(mixed.transpose(1, 2).reshape(batch, length, hidden))
-        states_BTH = states_BTH + self._drop(mixed, seeds_B, 1)
-        fed = self.feed_out(functional.relu(self.feed_in(self.feed_norm(states_BTH))))
-        return states_BTH + self._drop(fed, seeds_B, 2)
-
-    def _drop(self, values: Tensor, seeds_B: Tensor | None, place: int) -> Tensor:
-        if seeds_B is None:
-            return values
-        return row_dropout(values, self.rate, seeds_B, 1 + 2 * self.number + place)
-
-
-class SasRec(nn.Module):
-    """Maps item sequences to a state per position; the score of an item is state . item embedding."""
-
-    def __init__(self, shape: Shape, seed: int) -> None:
-        """Weights are drawn from `seed` (normal, standard deviation 0.02 as in BERT4Rec and GPT), never from the
-        global generator."""
-        super().__init__()
-        self.shape = shape
-        self.item_embedding = nn.Embedding(shape.items + 1, shape.hidden, padding_idx=0)
-        self.position_embedding = nn.Embedding(shape.history, shape.hidden)  # 0 = the most recent item
-        self.blocks = nn.ModuleList(_Block(shape, number) for number in range(shape.layers))
-        self.final_norm = nn.LayerNorm(shape.hidden)
-        self._initialise(torch.Generator().manual_seed(derive(seed, "sasrec", "weights")))
-
-    def _initialise(self, generator: torch.Generator) -> None:
-        with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, nn.Linear):
-                    module.weight.normal_(0.0, 0.02, generator=generator)
-                    module.bias.zero_()
-                elif isinstance(module, nn.Embedding):
-                    module.weight.normal_(0.0, 0.02, generator=generator)
-            self.item_embedding.weight[0] = 0.0
-
-    def states(self, items_BT: Tensor, seeds_B: Tensor | None = None) -> Tensor:
-        """Hidden states [B, T, H] of left-padded sequences with T <= history; `seeds_B` None drops nothing."""
-        length = items_BT.shape[1]
-        ages_T = torch.arange(length - 1, -1, -1, device=items_BT.device)
-        real_BT = items_BT > 0
-        states_BTH = self.item_embedding(items_BT) * self.shape.hidden**0.5 + self.position_embedding(ages_T)
-        if seeds_B is not None:
-            states_BTH = row_dropout(states_BTH, self.shape.dropout, seeds_B, 0)
-        past_TT = torch.ones(length, length, dtype=torch.bool, device=items_BT.device).tril()
-        own_TT = torch.eye(length, dtype=torch.bool, device=items_BT.device)
-        # A padding position sees itself, or its softmax would be over nothing (NaN); no real position sees it.
-        mask_B1TT = ((past_TT & real_BT[:, None, :]) | own_TT)[:, None]
-        for block in self.blocks:
-            states_BTH = block(states_BTH, mask_B1TT, seeds_B)
-        return torch.as_tensor(self.final_norm(states_BTH))
-
-    def forward(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
-        """(summed cross-entropy in nats, number of targets as int64); both scalars. Drops only in training mode."""
-        states_BTH = self.states(inputs.items_BT, inputs.seeds_B if self.training else None)
-        wanted_BT = inputs.targets_BT > 0
-        states_PH, targets_P = states_BTH[wanted_BT], inputs.targets_BT[wanted_BT] - 1
-        rows = max(1, LOGITS_AT_ONCE // self.shape.items)
-        if len(targets_P) <= rows:
-            return self._cross_entropy(states_PH, targets_P), wanted_BT.sum()
-        total = states_PH.new_zeros(())
-        for states, targets in zip(torch.split(states_PH, rows), torch.split(targets_P, rows), strict=True):
-            total = total + checkpoint(self._cross_entropy, states, targets, use_reentrant=False)
-        return total, wanted_BT.sum()
-
-    def _cross_entropy(self, states_PH: Tensor, targets_P: Tensor) -> Tensor:
-        logits_PN = states_PH @ self.item_embedding.weight[1:].T
-        return functional.cross_entropy(logits_PN.float(), targets_P, reduction="sum")
+    @torch.inference_mode()
+    def _raw(
+        self, fold: int, pasts: list[list[int]], owner_S: np.ndarray, places_S: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        model, history = self.models[fold], self.shape.history
+        items_BT = torch.zeros(len(pasts), history, dtype=torch.int64)
+        for row, past in enumerate(pasts):
+            recent = past[-history:]
+            if recent:
+                items_BT[row, -len(recent) :] = torch.tensor(recent) + 1
+        told_B = items_BT[:, -1] > 0
+        states_BH = model.states(items_BT)[:, -1] * told_B[:, None]
+        vectors_SH = model.item_embedding.weight[torch.from_numpy(places_S + 1)]
+        vectors_SH[torch.from_numpy(places_S < 0)] = self._means_H[fold]
+        scores_S = (states_BH[torch.from_numpy(owner_S)] * vectors_SH).sum(-1)
+        return scores_S.numpy(), told_B.numpy()

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 
 from rosepo_ray import storage
+from rosepo_ray.config.kinds import ORACLES
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.oracle.model import PopularityScorer, SasrecScorer, version_of
-from rosepo_ray.oracle.sasrec import SasRec, Shape
+from rosepo_ray.oracle.protocol import Oracle, ScoringOracle
 
 DESCRIPTION = "oracle.json"
 WEIGHTS = "weights.safetensors"
 
 
-def save(oracle: PopularityScorer | SasrecScorer, folder: Path | str) -> str:
+def save(oracle: Oracle, folder: Path | str) -> str:
     """Write the oracle to `folder` (path or URI) and return its version. The description is written last."""
-    storage.write_bytes(storage.join(str(folder), WEIGHTS), safetensors.torch.save(oracle.weights()))
-    storage.write_json(storage.join(str(folder), DESCRIPTION), oracle.description() | {"version": oracle.version})
+    weights = safetensors.torch.save(oracle.weights())
+    description = {"kind": oracle.kind, **oracle.description(), "version": oracle.version}
+    storage.write_bytes(storage.join(str(folder), WEIGHTS), weights)
+    storage.write_json(
+        storage.join(str(folder), DESCRIPTION), {**description, "checksum": hash_of(weights, description)}
+    )
     return oracle.version
 
 
@@ -29,37 +34,33 @@ def version(folder: Path | str) -> str:
     return str(_description(folder)["version"])
 
 
-def load(folder: Path | str) -> PopularityScorer | SasrecScorer:
+def load(folder: Path | str) -> Oracle:
     """The oracle of `folder` (path or URI).
 
-    Raises RosepoError where there is none, its kind is unknown, or the files do not give the version they claim
-    (copied in part, or changed by hand).
+    Raises RosepoError where there is none, its kind is unknown, or the files are not as they were written (copied in
+    part, or changed by hand).
     """
     description = _description(folder)
-    claimed = description.pop("version")
+    checksum = description.pop("checksum")
     weights = storage.read_bytes(storage.join(str(folder), WEIGHTS))
-    found = version_of(weights, description)
-    if found != claimed:
+    if hash_of(weights, description) != checksum:
         raise RosepoError(
-            f"the oracle in '{folder}' calls itself {claimed}, but its files give {found}: they were changed or copied "
-            "in part; train it again or restore them"
+            f"the oracle {description['version']} in '{folder}' is not as it was written: its files were changed or "
+            "copied in part; train it again or restore them"
         )
-    item_ids, seed = tuple(description["items"]), int(description["seed"])
-    popularity = tuple(np.array(counts, dtype=np.int64) for counts in description["popularity"])
-    temperature = float(description["temperature"])
-    if description["kind"] == "popularity":
-        return PopularityScorer(item_ids, popularity, temperature, seed)
-    if description["kind"] != "sasrec":
-        raise RosepoError(f"the oracle in '{folder}' is of the kind '{description['kind']}', which this version lacks")
-    tensors = safetensors.torch.load(weights)
-    shape = Shape(**description["shape"])
-    models = []
-    for fold in range(description["folds"]):
-        prefix = f"fold{fold}."
-        model = SasRec(shape, seed=0)
-        model.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-        models.append(model.eval())
-    return SasrecScorer(item_ids, popularity, temperature, seed, tuple(models))
+    try:
+        kind = ORACLES.find(description["kind"])
+    except ValueError as error:
+        raise RosepoError(f"the oracle in '{folder}' cannot be loaded: {error}") from error
+    if not issubclass(kind, ScoringOracle):
+        raise RosepoError(f"the oracle in '{folder}' is of the kind '{description['kind']}', which scores no items")
+    return kind.load(description, safetensors.torch.load(weights))
+
+
+def hash_of(weights: bytes, description: dict[str, Any]) -> str:
+    """The first 12 hexadecimal digits of SHA-256 over the safetensors bytes and a description."""
+    canonical = json.dumps(description, sort_keys=True, ensure_ascii=False).encode()
+    return hashlib.sha256(weights + b"\0" + canonical).hexdigest()[:12]
 
 
 def _description(folder: Path | str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from rosepo_ray.oracle.sasrec import Inputs
+from rosepo_ray.oracle.sasrec_net import Inputs
 from rosepo_ray.seeds import mix64
 from rosepo_ray.training.program import MicroBatch
 from rosepo_ray.training.windows import Windows

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import pyarrow.compute as pc
-
 from rosepo_ray.config.policy import PretrainedPolicy
 from rosepo_ray.errors import BadInput
-from rosepo_ray.losses import ObjectiveSettings
 from rosepo_ray.on_ray import cluster
-from rosepo_ray.oracle.kinds import Replay
 from rosepo_ray.run.settings import Settings
-from rosepo_ray.storage import tables
 
 
 def refuse_hopeless_run(settings: Settings) -> None:
-    """Raises BadInput where machine, table to replay, text encoder or pre-trained model cannot be used."""
+    """Raises BadInput where machine, oracle, text encoder or pre-trained model cannot be used."""
     _check_machine(settings)
-    if isinstance(settings.oracle, Replay):
-        _refuse_useless_replay(settings.oracle.folder, settings.align.objective)
+    settings.oracle.refuse_hopeless_run(settings.align.objective)
     for encoder in {settings.evaluation.encoder, getattr(settings.rejection.strategy, "encoder", "tfidf")} - {"tfidf"}:
         from rosepo_ray.catalogue.encoders import build_encoder
 
@@ -26,21 +20,6 @@ def refuse_hopeless_run(settings: Settings) -> None:
         from rosepo_ray.policy.checks import weights
 
         weights.refuse_unusable_model(settings.policy, settings.prompt.max_tokens)
-
-
-def _refuse_useless_replay(folder: str, objective: ObjectiveSettings) -> None:
-    if not tables.parts(folder, "smoothing"):
-        raise BadInput(
-            f"oracle.folder '{folder}' holds no smoothing table; give the folder of an alignment stage "
-            "(RUN/align/FINGERPRINT)"
-        )
-    largest = pc.max(pc.list_flatten(tables.read(folder, "smoothing", ["epsilon"])["epsilon"])).as_py()
-    if largest is not None and largest > objective.largest_epsilon:
-        raise BadInput(
-            f"oracle.folder '{folder}' holds a smoothing factor of {largest:.3g}, more than the objective "
-            f"{objective.type} can be given; replay a table made with oracle.epsilon_max {objective.largest_epsilon:g} "
-            "or less, or set align.objective.type conservative"
-        )
 
 
 def _check_machine(settings: Settings) -> None:

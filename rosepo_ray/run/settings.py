@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 import rosepo_ray.losses
-import rosepo_ray.oracle.kinds
+import rosepo_ray.oracle
 import rosepo_ray.rejection  # noqa: F401
 from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.config.cluster import ClusterSettings
@@ -26,6 +26,7 @@ from rosepo_ray.config.run import RunSettings
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.section import Section
 from rosepo_ray.config.sft import SftLongerSettings, SftSettings
+from rosepo_ray.config.training import FitSettings
 
 
 class Settings(Section):
@@ -56,10 +57,14 @@ class Settings(Section):
             )
         given, most = self.oracle.largest_epsilon, self.align.objective.largest_epsilon
         if given > most:
-            name = "oracle.epsilon_max" if self.oracle.scores else "oracle.epsilon"
             raise ValueError(
-                f"{name} {given:g} is more than the objective {self.align.objective.type} can be given; set it to "
-                f"{most:g} or less"
+                f"oracle.{self.oracle.bound} {given:g} is more than the objective {self.align.objective.type} can be "
+                f"given; set it to {most:g} or less"
+            )
+        if missing := self.align.objective.needs & ({"epsilon", "oracle_scores"} - self.oracle.gives):
+            raise ValueError(
+                f"the objective {self.align.objective.type} needs {' and '.join(sorted(missing))}, which oracle.type "
+                f"{self.oracle.type} does not give; take an oracle that scores items"
             )
         return self
 
@@ -76,7 +81,7 @@ class Settings(Section):
     @model_validator(mode="after")
     def _rows_for_every_worker(self) -> Settings:
         batches = {"sft.batch": self.sft.batch, "align.batch": self.align.batch}
-        if hasattr(self.oracle, "batch"):
+        if isinstance(self.oracle, FitSettings):
             batches["oracle.batch"] = self.oracle.batch
         for name, batch in batches.items():
             if batch < self.cluster.workers:

@@ -14,7 +14,7 @@ from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.run import RunSettings
 from rosepo_ray.config.stage import Inputs, stage
-from rosepo_ray.oracle.kinds import OracleSettings
+from rosepo_ray.oracle.protocol import OracleSettings
 from rosepo_ray.storage import done, tables
 
 if TYPE_CHECKING:
@@ -53,23 +53,25 @@ def align(
     ids = _training_ids(inputs["reject"])
     steps = -(-len(ids) * align.epochs // align.batch)
     needs = align.objective.needs
-    asks = oracle.served and bool(needs & {"epsilon", "oracle_scores"})
-    app = f"rosepo-oracle-{done.fingerprint(out)}" if asks else None
-    stream = PairStream(inputs["reject"], out, oracle, needs, app)
+    told = bool(needs & {"epsilon", "oracle_scores"})
+    asked = storage.join(inputs["calibrate"], "oracle") if told and oracle.scores else None
+    app = f"rosepo-oracle-{done.fingerprint(out)}" if asked is not None and oracle.served else None
+    stream = PairStream(inputs["reject"], out, oracle, needs, asked, app)
     build = partial(_program, inputs["data"], inputs["sft"], inputs["reject"], stream, align, seed)
     try:
-        if app is not None:  # it loads beside the training workers, which await it
+        if asked is not None and app is not None:  # it loads beside the training workers, which await it
             replicas = cluster.oracle_replicas_min, cluster.oracle_replicas_max
-            oracle_service.begin(storage.join(inputs["calibrate"], "oracle"), app, *replicas)
+            oracle_service.begin(asked, app, *replicas)
         final = trainer.train("align", build, align, steps, out, cluster, run.grace_seconds)
     finally:
         if app is not None:
             oracle_service.stop(app)
-    smoothing = answers.gather(out, ids) if "epsilon" in needs else None
+    smoothing = answers.gather(out, ids) if told else None
+    epsilon = smoothing["epsilon"] if smoothing is not None and "epsilon" in needs else None
     return AlignResult(
         steps=steps,
         pairs=len(ids),
-        mean_epsilon=None if smoothing is None else float(pc.mean(pc.list_flatten(smoothing["epsilon"])).as_py()),
+        mean_epsilon=None if epsilon is None else float(pc.mean(pc.list_flatten(epsilon)).as_py()),
         oracle_versions=[] if smoothing is None else sorted(pc.unique(smoothing["oracle_version"]).to_pylist()),
         final=final,
     )

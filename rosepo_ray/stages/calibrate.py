@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from rosepo_ray import storage
 from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.errors import BadInput
-from rosepo_ray.oracle.kinds import ScoringOracle
+from rosepo_ray.oracle.protocol import ScoringOracle
 from rosepo_ray.storage import tables
 
 _COLUMNS = ["user_id", "split", "history", "chosen", "rejected"]
@@ -70,7 +70,7 @@ def _differences(oracle: Any, pairs: pa.Table) -> _Differences:
     from rosepo_ray.oracle import judging
 
     request = judging.as_request(*[pairs[name].to_pylist() for name in ("user_id", "history", "chosen", "rejected")])
-    values, _ = judging.differences(oracle, request)
+    flat = np.concatenate(judging.differences(oracle, request))
     # By the id: a score that is not finite is an error, and no text without an item.
     is_item = pc.is_valid(pc.list_flatten(pairs["rejected"])).to_numpy()
-    return _Differences(np.concatenate(values)[is_item], len(is_item))
+    return _Differences(flat[is_item], len(is_item))

@@ -1,10 +1,12 @@
-"""The preference oracle: trained on the users' sequences, later given its temperature by `calibrate`."""
+"""The preference oracle: trained on the users' sequences or found where it is, later given its temperature by
+`calibrate`."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,14 +15,18 @@ from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.data import DataSettings
 from rosepo_ray.config.run import RunSettings
 from rosepo_ray.config.stage import Inputs, stage
-from rosepo_ray.errors import RosepoError
-from rosepo_ray.oracle.kinds import OracleSettings, Sasrec
+from rosepo_ray.config.training import FitSettings
+from rosepo_ray.oracle.protocol import Making, ScoringOracle, Train, Trained
 from rosepo_ray.storage import tables
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from rosepo_ray.programs.oracle import OracleProgram
     from rosepo_ray.training.windows import Sequences
     from rosepo_ray.training.world import World
+
+Users = Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,7 @@ class OracleResult:
     version: str
     steps: int
     final: dict[str, float] | None
-    """The figures of the last step of the first fold; None where nothing is trained."""
+    """The figures of the last step of the first module; None where nothing is trained."""
 
 
 @stage(needs=("data",), wanted=lambda oracle: oracle.scores)
@@ -38,61 +44,52 @@ def oracle(
     *,
     seed: int,
     data: DataSettings,
-    oracle: OracleSettings,
+    oracle: ScoringOracle,
     cluster: ClusterSettings,
     run: RunSettings,
 ) -> OracleResult:
-    """Train the preference oracle; leaves `oracle/` (weights and description, T = 1), for SASRec a folder a fold."""
+    """Make the preference oracle; leaves `oracle/` (weights and description, T = 1) and what was trained for it."""
     from rosepo_ray.oracle import store
-    from rosepo_ray.oracle.model import PopularityScorer
 
-    items = tables.read(inputs["data"], "items", ["item_id", "popularity"])
-    item_ids = tuple(items["item_id"].to_pylist())
-    if oracle.type == "popularity":
-        counts = items["popularity"].to_numpy().astype(np.int64)
-        version = store.save(PopularityScorer(item_ids, (counts,), 1.0, seed), storage.join(out, "oracle"))
-        return OracleResult(version, 0, None)
-    if not isinstance(oracle, Sasrec):
-        raise RosepoError(f"an oracle of type {oracle.type} is not trained")
-    from rosepo_ray.on_ray import trainer
+    finals: list[tuple[int, dict[str, float]]] = []
 
-    final = []
-    for fold in range(oracle.folds):
-        build = partial(program, inputs["data"], oracle, data.history, fold, seed)
-        name = "oracle" if oracle.folds == 1 else f"oracle fold {fold}"
-        fold_out = storage.join(out, f"fold{fold}")
-        final.append(trainer.train(name, build, oracle, oracle.steps, fold_out, cluster, run.grace_seconds))
-    scorer = _assemble(inputs["data"], oracle, data.history, seed, out, item_ids)
-    return OracleResult(store.save(scorer, storage.join(out, "oracle")), oracle.steps, final[0])
+    def train(name: str, module: Callable[[], nn.Module], users: Users, fit: FitSettings, steps: int) -> Trained:
+        from rosepo_ray.on_ray import trainer
+        from rosepo_ray.training import checkpoint
+
+        folder = storage.join(out, name)
+        build = partial(program, inputs["data"], module, users, fit, data.history, seed)
+        finals.append((steps, trainer.train(f"oracle {name}", build, fit, steps, folder, cluster, run.grace_seconds)))
+        trained = module()  # every weight is read from the file
+        with storage.local_copy(storage.join(folder, "model")) as local:
+            checkpoint.load_weights(trained, local / "weights.safetensors")
+        return Trained(trained, sequences(inputs["data"], users).popularity())
+
+    scorer = oracle.prepare(making(inputs["data"], data.history, seed, train))
+    steps, final = finals[0] if finals else (0, None)
+    return OracleResult(store.save(scorer, storage.join(out, "oracle")), steps, final)
 
 
-def program(data: str, settings: Sasrec, history: int, fold: int, seed: int, world: World) -> OracleProgram:
-    """The program of one fold on one worker."""
+def making(data: str, history: int, seed: int, train: Train) -> Making:
+    """What a kind can make its oracle of, from the data stage's folder."""
+    items = tables.read(data, "items", ["item_id", "popularity"])
+    counts = items["popularity"].to_numpy().astype(np.int64)
+    return Making(tuple(items["item_id"].to_pylist()), counts, history, seed, train)
+
+
+def program(
+    data: str, module: Callable[[], nn.Module], users: Users, fit: FitSettings, history: int, seed: int, world: World
+) -> OracleProgram:
+    """The program of one module on one worker."""
     from rosepo_ray.programs.oracle import OracleProgram
 
-    item_ids = tuple(tables.read(data, "items", ["item_id"])["item_id"].to_pylist())
-    return OracleProgram(_sequences(data, settings, fold, seed, item_ids), settings, history, fold, seed, world)
+    return OracleProgram(sequences(data, users), module(), fit, history, seed, world)
 
 
-def _sequences(data: str, settings: Sasrec, fold: int, seed: int, item_ids: tuple[str, ...]) -> Sequences:
-    from rosepo_ray.programs.oracle import fold_of_sequences
+def sequences(data: str, users: Users) -> Sequences:
+    """The sequences that a module learns from."""
     from rosepo_ray.training.windows import Sequences
 
-    sequences = Sequences.from_table(tables.read(data, "sequences"), item_ids)
-    return fold_of_sequences(sequences, settings, fold, seed)
-
-
-def _assemble(data: str, settings: Sasrec, history: int, seed: int, out: str, item_ids: tuple[str, ...]) -> Any:
-    from rosepo_ray.oracle.model import SasrecScorer
-    from rosepo_ray.oracle.sasrec import SasRec
-    from rosepo_ray.programs.oracle import shape_of
-    from rosepo_ray.training import checkpoint
-
-    models, popularity = [], []
-    for fold in range(settings.folds):
-        model = SasRec(shape_of(settings, len(item_ids), history), 0)  # every weight is read from the file
-        with storage.local_copy(storage.join(out, f"fold{fold}", "model")) as folder:
-            checkpoint.load_weights(model, folder / "weights.safetensors")
-        models.append(model)
-        popularity.append(_sequences(data, settings, fold, seed, item_ids).popularity())
-    return SasrecScorer.build(models, item_ids, popularity, seed)
+    item_ids = tables.read(data, "items", ["item_id"])["item_id"].to_pylist()
+    found = Sequences.from_table(tables.read(data, "sequences"), item_ids)
+    return found.select(users(found.user_ids.to_pylist()))

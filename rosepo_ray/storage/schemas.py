@@ -68,6 +68,7 @@ SCHEMAS: dict[str, pa.Schema] = {
             ("rejected", _STRINGS),
             ("epsilon", _FLOATS),
             ("oracle_version", pa.string()),
+            ("scores", _FLOATS),  # of chosen and rejected, NaN where a text is no item; null where nothing needs them
         ]
     ),
     "predictions": pa.schema(

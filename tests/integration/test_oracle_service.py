@@ -14,8 +14,8 @@ from rosepo_ray.errors import BadInput, Refused, RosepoError
 from rosepo_ray.on_ray.oracle_client import OracleClient
 from rosepo_ray.oracle import store
 from rosepo_ray.oracle.judging import MAX_PAIRS, as_request, judge
-from rosepo_ray.oracle.model import SasrecScorer
-from rosepo_ray.oracle.sasrec import SasRec, Shape
+from rosepo_ray.oracle.sasrec import SasrecScorer
+from rosepo_ray.oracle.sasrec_net import SasRec, Shape
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.usefixtures("ray_cluster")]
 

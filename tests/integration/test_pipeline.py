@@ -16,7 +16,7 @@ import pytest
 from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.on_ray import trainer
-from rosepo_ray.oracle.kinds import Replay
+from rosepo_ray.oracle.replay import Replay
 from rosepo_ray.run import pipeline, summary
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import build

@@ -13,7 +13,7 @@ import pytest
 from rosepo_ray import storage
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import cluster, trainer
-from rosepo_ray.oracle.kinds import Replay
+from rosepo_ray.oracle.replay import Replay
 from rosepo_ray.policy.checks import titles
 from rosepo_ray.run import pipeline
 from rosepo_ray.run.settings import Settings

@@ -11,17 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.on_ray import oracle_client
 from rosepo_ray.oracle.judging import (
-    Judgement,
     as_request,
     batches,
     check_answer,
     check_request,
     differences,
+    here,
     judge,
+    scored,
 )
-from tests.unit.oracle.test_model import popularity_oracle, sasrec_oracle
+from rosepo_ray.oracle.protocol import Judgement
+from rosepo_ray.oracle.retries import pause
+from tests.unit.oracle.test_catalogue_scorer import popularity_oracle, sasrec_oracle
 
 
 def request(rows=3):
@@ -37,15 +39,26 @@ def test_judge_by_hand():
     assert answer["disagreement"][0] == pytest.approx([1 / (1 + math.sqrt(2)), 1 / 3], abs=1e-6)
     assert answer["disagreement"][1:] == [[0.0], []]
     assert answer["known"] == [[True, True], [False], []]
+    assert answer["scores"][0] == pytest.approx([math.log(8), math.log(4), math.log(2)], abs=1e-6)
+    assert answer["scores"][1] == pytest.approx([math.log(4), math.nan], abs=1e-6, nan_ok=True)
     assert answer["version"] == oracle.version
     check_answer(request(), answer)
 
 
 def test_differences_by_hand():
-    values, known = differences(popularity_oracle(), request())
+    values = differences(popularity_oracle(), request())
     assert values[0].tolist() == pytest.approx([math.log(2), math.log(4)], abs=1e-6)
     assert np.isnan(values[1]).tolist() == [True]
-    assert known[1].tolist() == [False]
+    assert scored(popularity_oracle(), request())[1][1].tolist() == [True, False]
+
+
+def test_asked_in_this_process_it_answers_as_by_request():
+    oracle, asked = sasrec_oracle(), request()
+    found = here(oracle)(*[asked[name] for name in ("user_id", "history", "chosen", "rejected")])
+    answer = judge(oracle, asked)
+    for name in ("disagreement", "known", "scores"):
+        assert str([row.tolist() for row in getattr(found, name)]) == str(answer[name])  # nan is nan as text
+    assert found.versions == [oracle.version] * 3
 
 
 def test_an_unknown_chosen_item_makes_the_pair_unknown():
@@ -78,6 +91,9 @@ def wrong_answers():
         (("known", 0), [True]),
         (("disagreement", 0, 0), math.nan),
         (("disagreement", 0, 0), 1.5),
+        (("scores", 0), [1.0]),
+        (("scores", 0, 1), math.nan),
+        (("scores", 1, 1), 0.5),
         (("version",), ""),
     ]:
         bad = copy.deepcopy(good)
@@ -114,15 +130,15 @@ def test_a_single_row_above_the_bound_is_left_to_be_refused():
 
 
 def test_a_change_of_version_is_reported_row_by_row():
-    mixed = Judgement([np.zeros(1)] * 3, [np.zeros(1, bool)] * 3, ["b", "a", "b"])
+    mixed = Judgement([np.zeros(1)] * 3, [np.zeros(1, bool)] * 3, [np.zeros(2)] * 3, ["b", "a", "b"])
     assert mixed.version == "a+b"
-    assert Judgement([], [], []).version == ""
+    assert Judgement([], [], [], []).version == ""
 
 
 def test_pauses_grow_and_their_jitter_is_fixed_by_the_caller():
-    pauses = [oracle_client.pause(attempt, "app u1") for attempt in range(10)]
-    assert pauses == [oracle_client.pause(attempt, "app u1") for attempt in range(10)]
-    assert pauses != [oracle_client.pause(attempt, "app u2") for attempt in range(10)]
+    pauses = [pause(attempt, "app u1") for attempt in range(10)]
+    assert pauses == [pause(attempt, "app u1") for attempt in range(10)]
+    assert pauses != [pause(attempt, "app u2") for attempt in range(10)]
     for attempt, seconds in enumerate(pauses):
         plain = min(15.0, 0.5 * 2**attempt)
         assert 0.5 * plain <= seconds <= 1.5 * plain

@@ -7,19 +7,7 @@ import safetensors.torch
 
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.oracle import store
-from tests.unit.oracle.test_model import popularity_oracle, sasrec_oracle
-
-
-@pytest.mark.parametrize("make", [popularity_oracle, sasrec_oracle, lambda: sasrec_oracle(folds=2)])
-def test_round_trip(make, tmp_path):
-    oracle = make().with_temperature(0.7)
-    version = store.save(oracle, tmp_path / "oracle")
-    again = store.load(tmp_path / "oracle")
-    assert version == oracle.version == again.version == store.version(str(tmp_path / "oracle"))
-    assert (again.kind, again.temperature, again.seed) == (oracle.kind, 0.7, oracle.seed)
-    question = ([f"u{n}" for n in range(6)], [["a", "b"]] * 6, [["c", "never", "d"]] * 6)
-    for mine, theirs in zip(oracle.score(*question), again.score(*question), strict=True):
-        assert [row.tolist() for row in mine] == [row.tolist() for row in theirs]
+from tests.unit.oracle.test_catalogue_scorer import sasrec_oracle
 
 
 def test_the_version_follows_the_weights_and_is_no_secret_of_the_process(tmp_path):

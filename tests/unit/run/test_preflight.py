@@ -204,7 +204,7 @@ def test_a_replay_without_its_table(tmp_path: Path):
 
 def test_a_replay_that_the_objective_cannot_take(tmp_path: Path):
     rows = [
-        {"example_id": f"u:{n}", "rejected": ["a", "b"], "epsilon": [0.1, bound], "oracle_version": "v"}
+        {"example_id": f"u:{n}", "rejected": ["a", "b"], "epsilon": [0.1, bound], "oracle_version": "v", "scores": None}
         for n, bound in enumerate((0.2, 0.45))
     ]
     tables.write_part(str(tmp_path), "smoothing", 0, tables.from_rows("smoothing", rows))

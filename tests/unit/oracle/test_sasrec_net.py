@@ -1,14 +1,14 @@
 """SASRec: what a prediction may depend on, and that it learns."""
 
-from itertools import repeat
+import itertools
 
 import pytest
 import torch
 
-from rosepo_ray.oracle import sasrec
-from rosepo_ray.oracle.kinds import Sasrec
-from rosepo_ray.oracle.sasrec import Inputs, SasRec, Shape
-from rosepo_ray.training.in_process import train
+from rosepo_ray.oracle import sasrec_net
+from rosepo_ray.oracle.sasrec import Sasrec
+from rosepo_ray.oracle.sasrec_net import Inputs, SasRec, Shape
+from rosepo_ray.training import in_process
 from rosepo_ray.training.program import MicroBatch, Plain
 
 SHAPE = Shape(items=12, history=5, hidden=16, layers=2, heads=2, dropout=0.3)
@@ -77,7 +77,7 @@ def test_slices_of_the_logits_give_the_same_loss_and_gradient(monkeypatch):
         return total.item(), net.item_embedding.weight.grad.clone()
 
     whole, gradient = run()
-    monkeypatch.setattr(sasrec, "LOGITS_AT_ONCE", 3 * SHAPE.items)
+    monkeypatch.setattr(sasrec_net, "LOGITS_AT_ONCE", 3 * SHAPE.items)
     sliced, sliced_gradient = run()
     assert sliced == pytest.approx(whole, rel=1e-6)
     torch.testing.assert_close(sliced_gradient, gradient, atol=1e-5, rtol=1e-4)
@@ -105,20 +105,6 @@ def test_weights_come_from_the_seed_alone():
     assert not first["item_embedding.weight"][0].any()
 
 
-class OneBatch(Plain):
-    """The same rows at every step."""
-
-    def __init__(self, module, batch):
-        super().__init__()
-        self.module, self.batch = module, batch
-
-    def batches(self, start):
-        return repeat([self.batch])
-
-    def loss(self, outputs, micro):
-        return outputs[0], {"targets": float(outputs[1])}
-
-
 def test_overfits_a_cycle():
     # 1 -> 2 -> 3 -> 4 -> 1 ...: after training the next item is certain, wherever the window starts.
     shape = Shape(items=4, history=3, hidden=16, layers=1, heads=2, dropout=0.0)
@@ -126,11 +112,21 @@ def test_overfits_a_cycle():
     targets = [[1 + (s + k + 1) % 4 for k in range(3)] for s in range(4)]
     settings = Sasrec(steps=100, lr=0.03, batch=4, micro_batch=4, dropout=0.0)
     losses = []
-    program = OneBatch(SasRec(shape, 1), MicroBatch(inputs(items, targets), 12, [str(n) for n in range(4)]))
-    train(program, settings, 100, lambda step, metrics: losses.append(metrics["loss"]))
+    batch = [MicroBatch(inputs(items, targets), 12, [str(n) for n in range(4)])]
+
+    class Cycle(Plain):
+        module = SasRec(shape, 1)
+
+        def batches(self, start):
+            return itertools.repeat(batch)
+
+        def loss(self, outputs, micro):
+            return outputs[0], {}
+
+    in_process.train(Cycle(), settings, 100, lambda step, metrics: losses.append(metrics["loss"]))
     assert losses[0] == pytest.approx(1.386, abs=0.15)  # ln 4: it starts without an opinion
     assert losses[-1] < 0.02
-    net = program.module.eval()
+    net = Cycle.module.eval()
     logits = net.states(torch.tensor([[0, 0, 2]]))[0, -1] @ net.item_embedding.weight[1:].T
     assert int(logits.argmax()) + 1 == 3
 
