@@ -25,6 +25,7 @@ from tests.random_logs import expected, logs, write
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
+TABLES = ("items", "sequences", "taken", "examples", "dropped")
 NONE_DROPPED = dict.fromkeys(KINDS, 0)
 NO_ITEMS_DROPPED = {"dropped_items": dict.fromkeys(ITEM_KINDS, 0), "repeated_items": 0}
 
@@ -173,7 +174,7 @@ def test_clocks_and_id_types_do_not_matter(tmp_path):
         out = tmp_path / log.replace(".", "-")
         found = {"interactions": str(tmp_path / log), "items": items or str(tmp_path / "items.parquet")}
         info = run(out, **found)
-        seen.append((info["counts"], info["protocol"], *(read(out, name) for name in data._TABLES)))
+        seen.append((info["counts"], info["protocol"], *(read(out, name) for name in TABLES)))
     assert seen[0][0]["kept"] == 64
     assert seen[0] == seen[1] == seen[2]
 
@@ -469,7 +470,7 @@ def test_two_clocks_and_one_time_for_all(tmp_path, caplog):
     assert left(tmp_path / "out") == []
     path = write_csv(tmp_path / "zero.csv", header, [(u, i, 0) for u, i, _ in rows])
     with caplog.at_level("WARNING", logger="rosepo_ray"):
-        run(tmp_path / "out", interactions=path, items=items)
+        run(tmp_path / "out", interactions=path, items=items, split="last_two")
     assert "all 64 interactions have the same time" in caplog.text
 
 

@@ -250,10 +250,10 @@ def test_a_sample_of_the_users_is_fixed_by_the_protocols_seed(tmp_path, log):
 
 def test_a_user_with_much_of_the_log_is_named(tmp_path, log, caplog):
     rows = [(f"u{u}", f"i{u % 5 + n}", 5, 10 * u + n) for u in range(200) for n in range(3)]
-    rows += [("nan", f"i{i}", 5, i) for i in range(36)]
+    rows += [("robot", f"i{i}", 5, i) for i in range(36)]
     path = write_csv(tmp_path / "log.csv", HEADER, rows)
     run(tmp_path / "out", **{**log, "interactions": path})
-    assert "user 'nan' has 36 of the 636 interactions (6 %)" in caplog.text
+    assert "user 'robot' has 36 of the 636 interactions (6 %)" in caplog.text
     caplog.clear()
     run(tmp_path / "out", **{**log, "interactions": path}, max_per_user=30)
     assert "has" not in caplog.text

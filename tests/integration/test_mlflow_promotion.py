@@ -159,7 +159,7 @@ def test_an_equal_version_is_promoted_and_can_be_taken_back_once(
     assert (alias(client, "champion"), alias(client, "previous")) == ("1", None)
     assert json.loads(client.get_model_version(MODEL, "3").tags["rosepo.rolled_back"])["to"] == "1"
     capsys.readouterr()
-    assert job.main(["--rollback", "--run", str(shop["good"], "promote")]) == 3
+    assert job.main(["--rollback", "--run", str(shop["good"])], "promote") == 3
     assert "no version with the alias 'previous'" in capsys.readouterr().err
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rosepo_ray.on_ray import pair_stream
+from rosepo_ray.on_ray.pair_stream import PairStream
 from rosepo_ray.run.sources import build
 from rosepo_ray.storage import tables
 
@@ -31,7 +31,8 @@ def test_the_alignment_stream_takes_every_column_from_the_file(tmp_path, folder)
     tables.write_part(str(run / "reject"), "pairs", 0, tables.from_rows("pairs", pairs))
     settings = build({"oracle": {"type": "constant", "epsilon": 0.1}})
     order = ["u2:1", "u0:1", "u1:1"]
-    found = list(pair_stream.rows(settings, str(run / "reject"), order, str(run / "align"), None))
+    stream = PairStream(str(run / "reject"), str(run / "align"), settings.oracle, frozenset({"epsilon"}), None)
+    found = list(stream(order))
     assert [row["example_id"] for row in found] == order
     assert [row["user_id"] for row in found] == ["u2", "u0", "u1"]
     assert all(row["history"] == ["a", "b"] for row in found)
