@@ -31,7 +31,7 @@ def test_the_alignment_stream_takes_every_column_from_the_file(tmp_path, folder)
     tables.write_part(str(run / "reject"), "pairs", 0, tables.from_rows("pairs", pairs))
     settings = build({"oracle": {"type": "constant", "epsilon": 0.1}})
     order = ["u2:1", "u0:1", "u1:1"]
-    stream = PairStream(str(run / "reject"), str(run / "align"), settings.oracle, frozenset({"epsilon"}), None)
+    stream = PairStream(str(run / "reject"), str(run / "align"), settings.oracle, frozenset({"epsilon"}), None, None)
     found = list(stream(order))
     assert [row["example_id"] for row in found] == order
     assert [row["user_id"] for row in found] == ["u2", "u0", "u1"]
