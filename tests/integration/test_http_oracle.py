@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rosepo_ray import storage
-from rosepo_ray.errors import Refused
+from rosepo_ray.errors import Refused, original
 from rosepo_ray.on_ray import trainer
 from rosepo_ray.run import pipeline
 from rosepo_ray.run.settings import Settings
@@ -102,9 +102,8 @@ def test_the_scores_are_replayed_without_asking(finished: dict[str, Any], tmp_pa
 
 
 def test_a_ranker_that_changes_in_the_middle_of_a_run_ends_it(finished: dict[str, Any], tmp_path: Path):
-    from rosepo_ray.errors import original
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Exception, match="neighbours-2") as told:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finished["ranker"], "version", "neighbours-2")
-        _align(finished, finished["settings"], tmp_path / "align")
+        with pytest.raises(Exception, match="neighbours-2") as told:
+            _align(finished, finished["settings"], tmp_path / "align")
     assert isinstance(original(told.value), Refused)
