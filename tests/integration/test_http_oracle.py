@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rosepo_ray import storage
-from rosepo_ray.errors import Refused
+from rosepo_ray.errors import Refused, original
 from rosepo_ray.on_ray import trainer
 from rosepo_ray.run import pipeline
 from rosepo_ray.run.settings import Settings
