@@ -1,4 +1,5 @@
-"""The commands `rosepo align`, `rosepo stage NAME` and `rosepo promote`; the files in jobs/ are the same ones."""
+"""The commands `rosepo align`, `rosepo stage NAME`, `rosepo promote` and `rosepo sync`; the files in jobs/ are the same
+ones."""
 
 from __future__ import annotations
 
@@ -42,7 +43,14 @@ def promote(argv: Sequence[str], prog: str) -> int:
     return promote.main(argv, prog)
 
 
-COMMANDS: dict[str, Command] = {"align": align, "stage": stage, "promote": promote}
+def sync(argv: Sequence[str], prog: str) -> int:
+    """Send MLflow what it could not be told while a run was going."""
+    from rosepo_ray.run import sync
+
+    return sync.main(argv, prog)
+
+
+COMMANDS: dict[str, Command] = {"align": align, "stage": stage, "promote": promote, "sync": sync}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
