@@ -111,13 +111,13 @@ def bare_process(folder: Path) -> tuple[list[dict[str, float]], float]:
 
 def ray_stage(settings: Settings, inputs: dict[str, str], out: str) -> tuple[list[dict[str, float]], float]:
     """The stage as the pipeline runs it; its metrics and the seconds that are no step."""
-    from rosepo_ray.on_ray import trainer
     from rosepo_ray.stages.align import align
+    from rosepo_ray.storage import metrics
 
     began = time.perf_counter()
     align.start(settings, inputs, out)
     elapsed = time.perf_counter() - began
-    rows = trainer.read_metrics(out)
+    rows = metrics.read(out)
     return rows, elapsed - sum(row["step_seconds"] for row in rows)
 
 

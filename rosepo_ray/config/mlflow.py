@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pydantic import Field
+
 from rosepo_ray.config.section import Section
 
 
 class MlflowSettings(Section):
     tracking_uri: str | None = None
     """Default: MLFLOW_TRACKING_URI, else a sqlite file beside the run directory."""
-    experiment: str = "rosepo"
+    experiment: str = Field("rosepo", min_length=1)
     """Experiment name."""
-    model: str = "rosepo-recommender"
-    """Registered model name."""
+    model: str = Field("rosepo-recommender", pattern=r"^[^/:\s]([^/:]*[^/:\s])?$")
+    """Registered model name. It stands in addresses, models:/NAME@champion, so it has no `/` and no `:`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from rosepo_ray.errors import RosepoError, original, short
 from rosepo_ray.on_ray import progress
 from rosepo_ray.process import run_log, signals
 from rosepo_ray.process.cores import cores
+from rosepo_ray.storage import metrics
 from rosepo_ray.training.program import Build, Program
 
 LOGGER = logging.getLogger(__name__)
@@ -36,10 +36,10 @@ def train(
     `build` makes the program on each worker. Asked to stop (`signals`), the workers get `grace` seconds for a
     checkpoint; raises Stopped then.
     """
-    if storage.exists(storage.join(out, "metrics.jsonl")):
+    if storage.exists(storage.join(out, metrics.NAME)):
         # Trained to the end, then killed before the marker: only the tidying is missing.
         _tidy(out)
-        return read_metrics(out)[-1]
+        return _final(out)
     storage.remove_file(storage.join(out, _STOP))
     with progress.reported(name, steps, storage.join(out, "progress.json")) as reporter:
         config = {
@@ -54,10 +54,14 @@ def train(
         reached = _fit(cluster, config, out, grace)
     if reached < steps:
         raise signals.stopped(f"checkpoint at step {reached} of {steps} of {name}")
-    assemble_metrics(out)
+    metrics.assemble(out)
     _tidy(out)
     signals.raise_if_asked()  # asked during the last steps
-    return read_metrics(out)[-1]
+    return _final(out)
+
+
+def _final(out: str) -> dict[str, float]:
+    return {name: value for name, value in metrics.read(out)[-1].items() if name != "time"}
 
 
 def _fit(cluster: ClusterSettings, config: dict[str, Any], out: str, grace: float) -> int:
@@ -123,7 +127,7 @@ def wait(thread: threading.Thread, asked: Callable[[], bool], stop: str, grace: 
 
 
 def _tidy(out: str) -> None:
-    for name in ("metrics", "train", "checkpoints"):
+    for name in (metrics.FOLDER, "train", "checkpoints"):
         storage.remove_folder(storage.join(out, name))
     storage.remove_file(storage.join(out, _STOP))
 
@@ -168,23 +172,17 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
     checkpoint.load_newest(state, checkpoints, warn=world.rank == 0)
     if state.step and world.rank == 0:
         LOGGER.info("going on after step %d of %d", state.step, config["steps"])
-    rows: list[dict[str, float]] = []
+    writer = metrics.Writer(out)
     looked = time.monotonic()
 
-    def on_step(step: int, metrics: dict[str, float]) -> None:
-        rows.append({"step": step, **metrics})
+    def on_step(step: int, figures: dict[str, float]) -> None:
         if world.rank == 0:
-            config["reporter"].update(step, metrics["loss"])
-
-    def flush(step: int) -> None:
-        if world.rank == 0 and rows:
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            storage.write_bytes(storage.join(out, "metrics", f"part-{step:08d}.jsonl"), text.encode())
-        rows.clear()
+            writer.add({"step": step, **figures})
+            config["reporter"].update(step, figures["loss"])
 
     def on_checkpoint(state: loop.State) -> None:
-        flush(state.step)
         if world.rank == 0:
+            writer.close_part()
             checkpoint.store(state, checkpoints)
 
     def should_stop() -> bool:
@@ -206,24 +204,9 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
     )
     if state.step < config["steps"]:
         return state.step
-    flush(state.step)
     if world.rank == 0:
+        writer.close_part()
         with tempfile.TemporaryDirectory(prefix="rosepo-") as folder:
             program.save(Path(folder))
             storage.upload_folder(Path(folder), storage.join(out, "model"))
     return state.step
-
-
-def assemble_metrics(out: str) -> None:
-    """Join the parts into metrics.jsonl; where a killed run left a longer part, the later part's rows win."""
-    rows: dict[int, str] = {}
-    for name in storage.list_files(storage.join(out, "metrics")):
-        for line in storage.read_bytes(storage.join(out, "metrics", name)).decode().splitlines():
-            rows[json.loads(line)["step"]] = line
-    storage.write_bytes(
-        storage.join(out, "metrics.jsonl"), "".join(rows[step] + "\n" for step in sorted(rows)).encode()
-    )
-
-
-def read_metrics(out: str) -> list[dict[str, float]]:
-    return [json.loads(line) for line in storage.read_bytes(storage.join(out, "metrics.jsonl")).decode().splitlines()]

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,13 @@ def policy_hash(policy: str) -> str:
     return digest.hexdigest()
 
 
-def log_model(tracker: Tracker, policy: str, data: str, *, history: int, repeats: bool, limits: ScoringSettings) -> str:
+def log_model(
+    tracker: Tracker, policy: str, data: str, *, history: int, repeats: bool, limits: ScoringSettings, step: int = 0
+) -> str:
     """Log the policy folder at `policy` as a pyfunc in the run `align`; returns its `models:/…` URI.
+
+    Where an earlier attempt to register it has logged it whole, that one is taken. What is left half logged, by this
+    attempt or by one that was killed, is deleted.
 
     Args:
         tracker: the run directory's MLflow record.
@@ -67,10 +73,49 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, repeats
         history: items of a history that the policy was trained to see at most.
         repeats: whether users take items again, so that a ranking of the whole catalogue may hold their history.
         limits: rows and tokens of a forward pass, and the memory of a search through the catalogue.
+        step: optimiser steps after which the policy was saved: MLflow links the figures of that step with it.
 
     Raises:
         RosepoError: the data stage has no items.
     """
+    digest = policy_hash(policy)
+    if (logged := _logged(tracker, digest)) is not None:
+        return logged
+    try:
+        return _log_model(tracker, policy, data, digest, history=history, repeats=repeats, limits=limits, step=step)
+    except BaseException:
+        with suppress(Exception):  # the server may be what failed; then the next attempt tidies up
+            _logged(tracker, digest)
+        raise
+
+
+def _logged(tracker: Tracker, digest: str) -> str | None:
+    """The URI of the whole model that the run has of the policy with that hash; others of it are deleted."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    client, run_id, uri = tracker.client, tracker.run(RUN), None
+    for model in client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run_id}'"):
+        if model.tags.get(_POLICY) != digest:
+            continue
+        if str(model.status) == "READY" and uri is None:
+            uri = str(model.model_uri)
+            continue
+        get_artifact_repository(model.artifact_location).delete_artifacts()
+        client.delete_logged_model(model.model_id)
+    return uri
+
+
+def _log_model(
+    tracker: Tracker,
+    policy: str,
+    data: str,
+    digest: str,
+    *,
+    history: int,
+    repeats: bool,
+    limits: ScoringSettings,
+    step: int,
+) -> str:
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
@@ -121,8 +166,24 @@ def log_model(tracker: Tracker, policy: str, data: str, *, history: int, repeats
                 signature=signature,
                 input_example=example,
                 pip_requirements=requirements(),
+                tags={_POLICY: digest},
+                params=tracker.client.get_run(tracker.run(RUN)).data.params,
+                step=step,
             )
     return str(info.model_uri)
+
+
+def link_evaluation(
+    tracker: Tracker, model_uri: str, figures: Mapping[str, float | None], dataset: tuple[str, str]
+) -> None:
+    """Give the logged model the figures of its evaluation, on the data set of that name and digest, and the run
+    `evaluate` the model as its input."""
+    from mlflow.entities import LoggedModelInput
+
+    model_id = model_uri.removeprefix("models:/")
+    tracker.client.log_inputs(tracker.run("evaluate"), models=[LoggedModelInput(model_id)])
+    name, digest = dataset
+    tracker.figures("evaluate", figures, model_id=model_id, dataset_name=name, dataset_digest=digest)
 
 
 def log_evidence(tracker: Tracker, *, predictions: str, data: str, examples: pa.Table) -> None:

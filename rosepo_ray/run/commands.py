@@ -1,4 +1,5 @@
-"""The commands `rosepo align`, `rosepo stage NAME` and `rosepo promote`; the files in jobs/ are the same ones."""
+"""The commands `rosepo align`, `rosepo stage NAME`, `rosepo promote` and `rosepo sync`; the files in jobs/ are the same
+ones."""
 
 from __future__ import annotations
 
@@ -58,7 +59,14 @@ def stages(argv: Sequence[str], prog: str) -> int:
     return 0
 
 
-COMMANDS: dict[str, Command] = {"align": align, "stage": stage, "promote": promote, "stages": stages}
+def sync(argv: Sequence[str], prog: str) -> int:
+    """Send MLflow what it could not be told while a run was going."""
+    from rosepo_ray.run import sync
+
+    return sync.main(argv, prog)
+
+
+COMMANDS: dict[str, Command] = {"align": align, "stage": stage, "promote": promote, "stages": stages, "sync": sync}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

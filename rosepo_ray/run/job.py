@@ -7,8 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -17,6 +16,8 @@ from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import Command, parse
 
 LOGGER = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from rosepo_ray.run.record import Recording
 
 
 def main(argv: Sequence[str], prog: str, description: str, only: str | None = None) -> int:
@@ -71,35 +72,50 @@ def _print_plan(command: Command, run_dir: str) -> None:
 def _run(settings: Settings, run_dir: str, only: str | None) -> int:
     from rosepo_ray.on_ray import cluster
     from rosepo_ray.process import run_log
-    from rosepo_ray.registry import reachable, tracking
-    from rosepo_ray.run import directory, failure, preflight
+    from rosepo_ray.run import directory, preflight, record
     from rosepo_ray.storage import disk_space
 
     # What can be known now must not be known after hours of work; until here nothing is written.
     disk_space.refuse_full_disk(run_dir, disk_space.MINIMUM_BYTES)
-    reachable.check(tracking.tracking_uri(settings.mlflow, run_dir), settings.mlflow.experiment)
     preflight.refuse_hopeless_run(settings)
     shared = cluster.address(settings.cluster) is not None
     if shared:
         cluster.start(
             settings.cluster, settings.oracle.served
         )  # refuses a layout that does not fit; a cluster of one's own always does
+    record.refuse_unusable(settings, run_dir)  # last: it may make the experiment
     with directory.lock(run_dir):
         directory.refuse_other_settings(settings, run_dir)  # again: another run may have begun during the checks
         with run_log.opened(run_dir, settings.run.log):
-            try:
-                return _work(settings, run_dir, only, shared)
-            except BaseException as error:
-                return failure.report(error, settings, run_dir, only)
+            return _recorded(settings, run_dir, only, shared)
 
 
-def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -> int:
+def _recorded(settings: Settings, run_dir: str, only: str | None, connected: bool) -> int:
+    """The work, while MLflow is told how it goes; returns the exit code."""
+    from rosepo_ray.run import directory, failure, pipeline
+    from rosepo_ray.run.record import Recording
+
+    recording = None
+    try:
+        directory.record(settings, run_dir)
+        folders = {step.stage.name: step.folder for step in pipeline.plan(settings, run_dir)}
+        recording = Recording(settings, run_dir, folders)
+        recording.start()
+        _work(settings, run_dir, only, connected, recording)
+    except BaseException as error:
+        code = failure.report(error, settings, run_dir, only)
+        if recording is not None:
+            recording.end(error)
+        return code
+    return 0
+
+
+def _work(settings: Settings, run_dir: str, only: str | None, connected: bool, recording: Recording) -> None:
     from rosepo_ray.on_ray import cluster
     from rosepo_ray.process import signals
     from rosepo_ray.process.memory import PeakMemory
-    from rosepo_ray.run import directory, pipeline, summary
+    from rosepo_ray.run import pipeline, record, summary
 
-    directory.record(settings, run_dir)
     LOGGER.info("run directory %s", run_dir)
     with PeakMemory() as memory:
         if not connected:
@@ -112,7 +128,8 @@ def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -
     if only is not None:
         print(yaml.safe_dump({only: finished[only].info}, sort_keys=False, allow_unicode=True))
         print(run_dir)
-        return 0
+        recording.end()
+        return
     stages = {
         name: {"seconds": round(result.seconds, 1), "state": "skipped" if result.skipped else "run"}
         for name, result in finished.items()
@@ -120,18 +137,8 @@ def _work(settings: Settings, run_dir: str, only: str | None, connected: bool) -
     info = {name: result.info for name, result in finished.items()}
     content = summary.build(info, stages, memory.peak, run_dir)
     summary.write(run_dir, content)  # before MLflow: a server that fails now costs no result
-    mlflow = _register(settings, run_dir, finished)
+    mlflow = recording.finish()
     summary.write(run_dir, {**content, "mlflow": mlflow})
     print(summary.table(content))
-    model = f"{mlflow['model']} version {mlflow['version']}, alias challenger"
-    print(f"MLflow run {mlflow['run_id']} at {mlflow['tracking_uri']}; {model}")
+    print(record.sentence(mlflow))
     print(run_dir)
-    return 0
-
-
-def _register(settings: Settings, run_dir: str, finished: dict[str, Any]) -> dict[str, Any]:
-    from rosepo_ray.stages.register import register
-
-    folders = {name: result.folder for name, result in finished.items()}
-    sections = {name: getattr(settings, name) for name in ("data", "evaluation", "scoring", "mlflow")}
-    return asdict(register(folders, run_dir, settings.model_dump(), **sections))

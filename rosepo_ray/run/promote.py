@@ -9,7 +9,6 @@ Exit codes: 0 promoted, rolled back or nothing to do; 2 wrong use; 3 refused.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.promotion import PromotionSettings
 from rosepo_ray.config.section import Section
 from rosepo_ray.errors import BadInput, RosepoError
+from rosepo_ray.registry import server
 from rosepo_ray.run import sources
 from rosepo_ray.run.settings import Settings
 
@@ -79,23 +79,12 @@ def settings_of(run: str | None, given: Sequence[str], prog: str) -> Settings:
 
 def decide(options: argparse.Namespace, settings: Settings) -> Decision:
     """Ask MLflow and decide. Raises BadInput where run or tracking server do not lead to a version."""
-    from rosepo_ray.process.redaction import HIDDEN
     from rosepo_ray.registry import promotion, tracking
 
     state = None if options.run is None else tracking.read_state(options.run)
-    uri = settings.mlflow.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or (state or {}).get("tracking_uri")
-    if uri is None:
-        raise BadInput(
-            "nothing says where MLflow's records are; give --run DIR of a run that registered a model, or "
-            "--mlflow.tracking_uri"
-        )
-    if HIDDEN in uri:
-        raise BadInput(
-            f"the address {uri} was kept without its credentials; set MLFLOW_TRACKING_URI, or keep the credentials in "
-            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
+    uri = server.recorded_uri(settings.mlflow, (state or {}).get("tracking_uri"))
     if options.rollback:
-        return promotion.rollback(tracking.connect(uri, create=False), settings.mlflow.model, dry_run=options.dry_run)
+        return promotion.rollback(_registry(uri), settings.mlflow.model, dry_run=options.dry_run)
     model = (state or {}).get("model")
     if model is None:
         raise BadInput(
@@ -107,8 +96,16 @@ def decide(options: argparse.Namespace, settings: Settings) -> Decision:
             f"the run registered the model '{model['name']}', but mlflow.model is '{settings.mlflow.model}'; leave "
             "mlflow.model out"
         )
-    client = tracking.connect(uri, create=False)
-    return promotion.promote(client, model["name"], model["version"], settings.promotion, dry_run=options.dry_run)
+    return promotion.promote(
+        _registry(uri), model["name"], model["version"], settings.promotion, dry_run=options.dry_run
+    )
+
+
+def _registry(uri: str) -> Any:
+    """The client, once the registry has answered; which one is said: a champion is one in its registry alone."""
+    client = server.reach(uri, lambda client: client.search_registered_models(max_results=1), create=False)
+    print(f"model registry {server.registry_uri()}")
+    return client
 
 
 def report(decision: Decision, dry_run: bool) -> None:

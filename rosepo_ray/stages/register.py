@@ -1,4 +1,4 @@
-"""The run's record in MLflow, the aligned model packaged, registered and named `challenger`."""
+"""The run's record in MLflow, read from what the stages left; the aligned model packaged, registered, `challenger`."""
 
 from __future__ import annotations
 
@@ -13,62 +13,143 @@ from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.evaluation.judged_rows import judged_rows
 from rosepo_ray.process.redaction import redact
-from rosepo_ray.registry import packaging
-from rosepo_ray.registry.tracking import PARENT, Tracker
-from rosepo_ray.storage import done
+from rosepo_ray.registry import packaging, system_metrics
+from rosepo_ray.registry.sender import RUNNING
+from rosepo_ray.registry.tracking import PARENT, Tracker, dataset_of
+from rosepo_ray.storage import done, metrics
+
+_TRAINED = ("oracle", "sft", "align", "sft_longer")
+_NESTED = (*_TRAINED, "evaluate")
+"""Stages with a run of their own, nested in the parent."""
 
 
 @dataclass(frozen=True)
 class RegisterResult:
     tracking_uri: str
-    run_id: str
+    run_id: str | None
     model: str | None
     version: str | None
+    """None for what MLflow could not be told: `rosepo sync` does that later."""
+
+
+class Record:
+    """What MLflow is told of a run: parent and nested runs, figures by step, what each finished stage found.
+
+    All of it stands in the run directory, and MLflow knows what arrived. So a run that is resumed, killed or cut off
+    from the server needs no bookkeeping: :meth:`send` compares, and adds what is missing.
+    """
+
+    def __init__(self, tracker: Tracker, values: Mapping[str, Any], folders: Mapping[str, str]) -> None:
+        """`values` holds every setting, `folders` the folder of each stage of the run, finished or not."""
+        self.tracker, self.values, self.folders = tracker, values, folders
+        self._told: set[str] = set()
+        self._system = system_metrics.Monitor(tracker)
+
+    def send(self, status: str = RUNNING) -> None:
+        """Tell what is new; the status is the parent's, and that of stages which have begun and not finished.
+
+        Raises what MLflow raises; called again, it goes on there.
+        """
+        try:
+            if PARENT not in self._told:
+                self._begin()
+            for name, folder in self.folders.items():
+                if name not in self._told:
+                    self._send_stage(name, folder, status)
+            if status != RUNNING:
+                self._system.stop()
+            self.tracker.status(PARENT, status)
+            if status == RUNNING:
+                self._system.start()
+        except Exception:
+            self._system.stop()
+            raise
+
+    def _begin(self) -> None:
+        tracker = self.tracker
+        tracker.params(PARENT, self.values)
+        tracker.tags(PARENT, {f"rosepo.stage.{name}": folder for name, folder in self.folders.items()})
+        for name in self._nested():
+            own = {name: self.values[name], "seed": self.values["seed"]} if name in _TRAINED else {}
+            tracker.params(name, own)
+        self._told.add(PARENT)
+
+    def _nested(self) -> list[str]:
+        return [name for name in _NESTED if name in self.folders]
+
+    def _send_stage(self, name: str, folder: str, status: str) -> None:
+        tracker, marker = self.tracker, done.read(folder)
+        if name in _TRAINED:
+            for below in metrics.runs(folder):
+                prefix = below and f"{below}/"
+                fresh = metrics.read_after(
+                    storage.join(folder, *filter(None, [below])), tracker.last_step(name, prefix)
+                )
+                tracker.metrics(name, fresh, prefix)
+        if name in _NESTED:
+            begun = status if storage.exists(folder) else "SCHEDULED"
+            tracker.status(name, begun if marker is None else "FINISHED")
+        if marker is None:
+            return
+        match name:
+            case "data":
+                self._data(marker["info"])
+            case "calibrate":
+                self._calibrate(folder, marker["info"])
+            case "evaluate":
+                for model, found in marker["info"]["models"].items():
+                    tracker.figures(name, {f"{model}.{key}": entry["value"] for key, entry in found.items()})
+                tracker.artifact(name, storage.join(folder, "evaluation.json"))
+        self._told.add(name)
+
+    def _data(self, info: Mapping[str, Any]) -> None:
+        self.tracker.tags(PARENT, {"rosepo.dataset": info["dataset"], "rosepo.protocol": info["protocol"]})
+        self.tracker.dataset([PARENT, *self._nested()], self.source, info["dataset"], info["counts"])
+
+    @property
+    def source(self) -> str:
+        """Where the log was read from: the user's files, or the name of a sample."""
+        return str(self.values["data"]["interactions"] or self.values["data"]["sample"])
+
+    def _calibrate(self, folder: str, info: Mapping[str, Any]) -> None:
+        figures = {name: info[name] for name in ("temperature", "ece", "pair_accuracy")}
+        figures |= {f"epsilon_{split}": value for split, value in info["epsilon"].items()}
+        self.tracker.figures("oracle", figures)
+        self.tracker.artifact("oracle", storage.join(folder, "oracle"), "oracle")
 
 
 def register(
-    folders: Mapping[str, str],
-    run_dir: str,
-    values: Mapping[str, Any],
+    record: Record,
     *,
     data: DataSettings,
     evaluation: EvaluationSettings,
     scoring: ScoringSettings,
     mlflow: MlflowSettings,
 ) -> RegisterResult:
-    """Log every stage's settings, metrics and figures; register the aligned policy. Repeating changes nothing.
+    """Complete the record of a finished run and register the aligned policy. Repeating changes nothing.
 
-    `folders` holds the folder of every stage of the run by name, `values` every setting. It belongs to a run and a
-    tracking server, not to the store: it has no folder of its own.
+    It belongs to a run and a tracking server, not to the store of stages: it has no folder of its own.
     """
-    tracker = Tracker(mlflow, run_dir)
+    tracker, folders = record.tracker, record.folders
+    record.send()
     hashes, judged = done.info(folders["data"]), done.info(folders["evaluate"])
-    tracker.params(PARENT, values)
-    tracker.tags(PARENT, {"rosepo.dataset": hashes["dataset"], "rosepo.protocol": hashes["protocol"]})
-    for name in ("oracle", "sft", "align", "sft_longer"):
-        if name not in folders:
-            continue
-        tracker.params(name, {name: values[name], "seed": values["seed"]})
-        for metrics in _metric_files(folders[name]):
-            tracker.metrics(name, metrics)
-    for name, folder in folders.items():
-        tracker.tags(PARENT, {f"rosepo.stage.{name}": folder})
-    if "calibrate" in folders:
-        info = done.info(folders["calibrate"])
-        tracker.figures("oracle", {name: info[name] for name in ("temperature", "ece", "pair_accuracy")})
-        tracker.figures("oracle", {f"epsilon_{split}": value for split, value in info["epsilon"].items()})
-        tracker.artifact("oracle", storage.join(folders["calibrate"], "oracle"), "oracle")
-    for model, metrics in judged["models"].items():
-        tracker.figures("evaluate", {f"{model}.{name}": entry["value"] for name, entry in metrics.items()})
-    tracker.artifact("evaluate", storage.join(folders["evaluate"], "evaluation.json"))
     policy = storage.join(folders["align"], "model")
     version = packaging.registered(tracker, mlflow.model, packaging.policy_hash(policy))
     if version is not None:
         packaging.announce(tracker, mlflow.model, version)
     else:
+        figures = {name: entry["value"] for name, entry in judged["models"]["aligned"].items()}
+        step = done.info(folders["align"])["steps"]
         uri = packaging.log_model(
-            tracker, policy, folders["data"], history=data.history, repeats=data.repeats == "keep", limits=scoring
+            tracker,
+            policy,
+            folders["data"],
+            history=data.history,
+            repeats=data.repeats == "keep",
+            limits=scoring,
+            step=step,
         )
+        packaging.link_evaluation(tracker, uri, figures, dataset_of(record.source, hashes["dataset"]))
         examples = judged_rows(evaluation, folders["data"], data.seed)
         predictions = storage.join(folders["evaluate"], "predictions", "aligned")
         packaging.log_evidence(tracker, predictions=predictions, data=folders["data"], examples=examples)
@@ -80,13 +161,8 @@ def register(
             protocol=hashes["protocol"],
             dataset=hashes["dataset"],
             evaluation=folders["evaluate"],
-            figures={name: entry["value"] for name, entry in judged["models"]["aligned"].items()},
+            figures=figures,
         )
-    for name in ("oracle", "sft", "sft_longer", "align", "evaluate", PARENT):
-        tracker.finish(name)
+    record.send("FINISHED")
     model = tracker.model or {}
     return RegisterResult(redact(tracker.tracking_uri), tracker.run_id, model.get("name"), model.get("version"))
-
-
-def _metric_files(stage: str) -> list[str]:
-    return [storage.join(stage, name) for name in storage.list_files(stage) if name.endswith("metrics.jsonl")]

@@ -18,7 +18,7 @@ from tests.e2e.processes import Started, job
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 STAGES = [stage.name for stage in pipeline.STAGES]
-TIMES = {"step_seconds", "tokens_per_second", "wait_share", "seconds", "peak_pss_bytes"}
+TIMES = {"time", "step_seconds", "tokens_per_second", "wait_share", "seconds", "peak_pss_bytes"}
 
 
 def prepared(quiet: Quiet, folder: Path, stage: str) -> list[str]:

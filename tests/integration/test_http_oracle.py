@@ -14,11 +14,10 @@ import pytest
 
 from rosepo_ray import storage
 from rosepo_ray.errors import Refused, original
-from rosepo_ray.on_ray import trainer
 from rosepo_ray.run import pipeline
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import build
-from rosepo_ray.storage import tables
+from rosepo_ray.storage import metrics, tables
 from tests.synthetic import tiny
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
@@ -97,12 +96,11 @@ def test_the_scores_are_replayed_without_asking(finished: dict[str, Any], tmp_pa
     settings, folder = finished["settings"], finished["stages"]["align"].folder
     replay = build({"oracle": {"type": "replay", "folder": folder}}).oracle
     _align(finished, settings.model_copy(update={"oracle": replay}), tmp_path / "align")
-    first, second = (trainer.read_metrics(where) for where in (folder, str(tmp_path / "align")))
+    first, second = (metrics.read(where) for where in (folder, str(tmp_path / "align")))
     assert [row["loss"] for row in second] == pytest.approx([row["loss"] for row in first], abs=1e-6)
 
 
 def test_a_ranker_that_changes_in_the_middle_of_a_run_ends_it(finished: dict[str, Any], tmp_path: Path):
-    from rosepo_ray.errors import original
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(finished["ranker"], "version", "neighbours-2")

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rosepo_ray import storage
-from rosepo_ray.config.mlflow import MlflowSettings
-from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
-from rosepo_ray.registry import packaging, tracking
-from rosepo_ray.run.settings import Settings
-from rosepo_ray.stages.register import register
-from rosepo_ray.storage import done, tables
-
-ITEMS = {"t": 10, "p": 20, "q": 6}
-ROW = {"example_id": "u:1", "user_id": "u"}
+from rosepo_ray.registry import packaging, server, tracking
+from rosepo_ray.registry.tracking import Tracker
+from rosepo_ray.run.sources import build
+from rosepo_ray.stages.register import Record, RegisterResult, register
+from tests import finished_run
 
 
 class Killed(BaseException):
@@ -27,35 +21,22 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Finished stages, and beside them one database for the file."""
-    from rosepo_ray.policy import store
-
     root = tmp_path_factory.mktemp("killed")
-    policy = store.build(
-        ScratchPolicy(hidden=16, layers=1, heads=2, vocabulary=280), PromptSettings(), list(ITEMS), [1, 1, 1], 1
-    )
-    store.save(policy, root / "align" / "model")
-    data, evaluation = str(root / "data"), str(root / "evaluate")
-    items = [{"item_id": i, "title": i, "genres": None, "popularity": n} for i, n in ITEMS.items()]
-    example = {**ROW, "history": ["q"], "target": "t", "candidates": ["p", "q", "t"], "split": "test"}
-    prediction = {**ROW, "ranked": ["t", "p", "q"], "scores": [0.0, -1.0, -2.0], "generated": None, "outcome": None}
-    tables.write_part(data, "items", 0, tables.from_rows("items", items))
-    tables.write_part(data, "examples", 0, tables.from_rows("examples", [example]))
-    found = tables.from_rows("predictions", [prediction])
-    tables.write_part(f"{evaluation}/predictions/aligned", "predictions", 0, found)
-    storage.write_json(f"{evaluation}/evaluation.json", {})
-    for stage in ("sft", "align"):
-        storage.write_bytes(f"{root}/{stage}/metrics.jsonl", b'{"step": 1, "loss": 0.5}\n')
-    done.write(data, {"dataset": "d", "protocol": "p"}, 1.0)
-    done.write(evaluation, {"models": {"aligned": {"hr@1": {"value": 1.0}}}}, 1.0)
+    finished_run.make(folders(root))
     return root
 
 
-def start(root: Path, name: str) -> dict[str, Any]:
-    """The register stage as the job calls it, in the run directory `name` with an experiment and a model of its own."""
-    settings = Settings(mlflow=MlflowSettings(experiment=name, model=f"model-{name}"))
-    folders = {stage: f"{root}/{stage}" for stage in ("data", "sft", "align", "evaluate")}
-    sections = {name: getattr(settings, name) for name in ("data", "evaluation", "scoring", "mlflow")}
-    return asdict(register(folders, f"{root}/{name}", settings.model_dump(), **sections))
+def folders(root: Path) -> dict[str, str]:
+    return {stage: f"{root}/{stage}" for stage in ("data", "sft", "align", "evaluate")}
+
+
+def start(root: Path, name: str) -> RegisterResult:
+    """The registration as the job calls it, in the run directory `name`, its experiment and model its own."""
+    settings = build({"mlflow": {"experiment": name, "model": f"model-{name}"}})
+    record = Record(Tracker(settings.mlflow, f"{root}/{name}"), settings.model_dump(), folders(root))
+    return register(
+        record, data=settings.data, evaluation=settings.evaluation, scoring=settings.scoring, mlflow=settings.mlflow
+    )
 
 
 def before(patch: pytest.MonkeyPatch, owner: Any, step: str, when: Any = lambda *_: True) -> None:
@@ -92,25 +73,27 @@ def test_a_registration_killed_at_any_step_is_completed_once(
             start(root, point)
     done = start(root, point)
     check(root, point, done)
-    client = tracking.connect(f"sqlite:///{root / 'mlflow.db'}")
+    client = server.connect(f"sqlite:///{root / 'mlflow.db'}")
     client.delete_registered_model_alias(f"model-{point}", "challenger")
     assert start(root, point) == done
     assert client.get_registered_model(f"model-{point}").aliases == {}, "a finished registration takes no alias back"
 
 
-def check(root: Path, name: str, done: dict[str, Any]) -> None:
+def check(root: Path, name: str, done: RegisterResult) -> None:
     """One finished run of each name, one version, with its alias, its tags and the evidence of its evaluation."""
-    client = tracking.connect(f"sqlite:///{root / 'mlflow.db'}")
+    client = server.connect(f"sqlite:///{root / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name(name).experiment_id])
     assert sorted(run.info.run_name for run in runs) == sorted([name, "sft", "align", "evaluate"])
     assert {run.info.status for run in runs} == {"FINISHED"}
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    assert parent.info.run_id == done["run_id"]
-    assert {run.data.tags["mlflow.parentRunId"] for run in runs if run is not parent} == {done["run_id"]}
+    assert parent.info.run_id == done.run_id
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs if run is not parent} == {done.run_id}
     (version,) = client.search_model_versions(f"name = 'model-{name}'")
-    assert (str(version.version), done["version"]) == ("1", "1")
+    assert (str(version.version), done.version) == ("1", "1")
     aliases = client.get_registered_model(f"model-{name}").aliases
     assert {alias: str(number) for alias, number in aliases.items()} == {"challenger": "1"}
+    (logged,) = client.search_logged_models([parent.info.experiment_id])
+    assert logged.model_id in version.source
     assert version.tags["rosepo.policy"] == packaging.policy_hash(f"{root}/align/model")
     state = tracking.read_state(f"{root}/{name}")
     assert state is not None
@@ -128,5 +111,42 @@ def test_a_run_directory_made_anew_under_the_same_path_is_another_run(root: Path
     first = start(root, "again")
     shutil.rmtree(root / "again")
     second = start(root, "again")
-    assert second["run_id"] != first["run_id"]
-    assert (first["version"], second["version"]) == ("1", "2")
+    assert second.run_id != first.run_id
+    assert (first.version, second.version) == ("1", "2")
+
+
+def test_a_registration_that_fails_again_and_again_leaves_one_model(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice the registry refuses, once the upload breaks off: then it succeeds with the model that is there."""
+    import mlflow
+
+    client = server.connect(f"sqlite:///{root / 'mlflow.db'}")
+
+    def models() -> list[Any]:
+        experiment = client.get_experiment_by_name("failing").experiment_id
+        return list(client.search_logged_models([experiment]))
+
+    def stored() -> list[str]:
+        return [folder.name for folder in (root / "mlartifacts" / "models").glob("*")]
+
+    before = set(stored())
+
+    def refused(*_: Any, **__: Any) -> None:
+        raise RuntimeError("refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "log_model_artifacts", refused)
+        with pytest.raises(RuntimeError):
+            start(root, "failing")
+    assert models() == []
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.MlflowClient, "create_model_version", refused)
+        for _ in range(2):
+            with pytest.raises(RuntimeError):
+                start(root, "failing")
+    (model,) = models()
+    assert start(root, "failing").version == "1"
+    (kept,) = models()
+    assert kept.model_id == model.model_id
+    assert set(stored()) - before == {model.model_id}, "nor are the files of another left behind"

@@ -15,13 +15,12 @@ import pytest
 
 from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.on_ray import trainer
 from rosepo_ray.oracle.replay import Replay
 from rosepo_ray.run import pipeline, summary
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import build
 from rosepo_ray.stages.register import register
-from rosepo_ray.storage import done, tables
+from rosepo_ray.storage import done, metrics, tables
 from tests.synthetic import tiny
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
@@ -92,7 +91,7 @@ def test_smoothing_is_what_the_calibrated_oracle_says(settings: Settings, finish
 
 
 def test_alignment_starts_at_the_reference_and_logs_what_it_should(finished: dict[str, Any]):
-    rows = trainer.read_metrics(finished["stages"]["align"].folder)
+    rows = metrics.read(finished["stages"]["align"].folder)
     assert [row["step"] for row in rows] == list(range(1, 5))  # 64 pairs, 16 a step
     assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)  # softplus(0), whatever epsilon is
@@ -106,10 +105,8 @@ def test_a_run_is_replayed_from_its_smoothing_table(settings: Settings, finished
     replay = _replayed(settings, stages["align"].folder)
     step = next(p for p in pipeline.plan(settings, finished["run_dir"]) if p.stage.name == "align")
     step.stage.start(replay, step.inputs, str(tmp_path / "align"))
-    timing = ("tokens_per_second", "wait_share", "step_seconds")
-    for row, before in zip(
-        trainer.read_metrics(str(tmp_path / "align")), trainer.read_metrics(stages["align"].folder), strict=True
-    ):
+    timing = ("time", "tokens_per_second", "wait_share", "step_seconds")
+    for row, before in zip(metrics.read(str(tmp_path / "align")), metrics.read(stages["align"].folder), strict=True):
         for name in row.keys() - set(timing):
             assert row[name] == pytest.approx(before[name], rel=1e-6, abs=1e-6), name
 
@@ -133,8 +130,8 @@ def test_two_workers_with_accumulation_train_as_one_does(settings: Settings, fin
     step = _step(settings, finished, "sft")
     two = _changed(settings, cluster={"workers": 2, "threads": 1}, sft={"micro_batch": 2})  # 4 forward passes a step
     step.stage.start(two, step.inputs, str(tmp_path / "sft"))
-    one = trainer.read_metrics(finished["stages"]["sft"].folder)
-    found = trainer.read_metrics(str(tmp_path / "sft"))
+    one = metrics.read(finished["stages"]["sft"].folder)
+    found = metrics.read(str(tmp_path / "sft"))
     assert len(found) == len(one) >= 20
     for row, before in zip(found[:20], one[:20], strict=True):
         assert row["loss"] == pytest.approx(before["loss"], abs=1e-4)
@@ -155,7 +152,7 @@ def test_two_workers_with_accumulation_align_as_one_does(settings: Settings, fin
             layout = _replayed(layout, finished["stages"]["align"].folder)
         out = str(tmp_path / name)
         info = step.stage.start(layout, step.inputs, out)
-        found[name] = trainer.read_metrics(out), tables.read(out, "smoothing"), info["mean_epsilon"]
+        found[name] = metrics.read(out), tables.read(out, "smoothing"), info["mean_epsilon"]
     (one, smoothing, mean), (two, asked, mean_asked) = found["one"], found["two"]
     assert [row["step"] for row in two] == list(range(1, 9))
     for row, before in zip(two, one, strict=True):
@@ -282,10 +279,10 @@ def test_the_summary_holds_what_a_program_reads(
     rows = found["models"]["sft"]["hr@1"]["rows"]
     examples = tables.read(stages["data"].folder, "examples", ["split"])["split"].to_pylist()
     assert rows == examples.count("test")
-    for metrics in found["models"].values():
+    for figures in found["models"].values():
         for name in ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "dgu@1", "semantic_over_selection"):
-            assert metrics[name]["low"] is None or metrics[name]["low"] <= metrics[name]["high"]
-            assert metrics[name]["value"] is not None
+            assert figures[name]["low"] is None or figures[name]["low"] <= figures[name]["high"]
+            assert figures[name]["value"] is not None
     assert found["models"]["sft"]["catalogue_ratio"]["value"] is not None
     assert found["models"]["oracle"]["catalogue_ratio"]["value"] is None
     assert {"aligned-sft", "aligned-sft_longer"} <= found["differences"].keys()

@@ -12,14 +12,14 @@ import pytest
 
 from rosepo_ray import storage
 from rosepo_ray.errors import BadInput
-from rosepo_ray.on_ray import cluster, trainer
+from rosepo_ray.on_ray import cluster
 from rosepo_ray.oracle.replay import Replay
 from rosepo_ray.policy.checks import titles
 from rosepo_ray.run import pipeline
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import build
 from rosepo_ray.stages.align import align
-from rosepo_ray.storage import done, tables
+from rosepo_ray.storage import done, metrics, tables
 from tests import tiny_models
 from tests.synthetic import items, tiny
 
@@ -95,7 +95,7 @@ def test_the_reference_is_the_sft_adapter_and_not_the_bare_base(settings: Settin
 
 
 def test_alignment_starts_at_the_reference(finished: dict[str, Any]):
-    rows = trainer.read_metrics(finished["align"].folder)
+    rows = metrics.read(finished["align"].folder)
     assert [row["step"] for row in rows] == [1, 2]
     assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
@@ -115,7 +115,7 @@ def test_two_workers_with_accumulation_train_adapters_as_one_does(
     )
     two = two.model_copy(update={"oracle": Replay(folder=finished["align"].folder)})
     align.start(two, {name: result.folder for name, result in finished.items()}, str(tmp_path / "align"))
-    one, found = trainer.read_metrics(finished["align"].folder), trainer.read_metrics(str(tmp_path / "align"))
+    one, found = metrics.read(finished["align"].folder), metrics.read(str(tmp_path / "align"))
     assert abs(one[1]["margin"]) > 1e-3  # else the first step changed nothing that could differ
     for row, before in zip(found, one, strict=True):
         for name in ("loss", "margin", "chosen_logp", "grad_norm", "count"):

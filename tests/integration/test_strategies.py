@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rosepo_ray.on_ray import trainer
 from rosepo_ray.run import pipeline
 from rosepo_ray.run.sources import build
-from rosepo_ray.storage import tables
+from rosepo_ray.storage import metrics, tables
 from tests.synthetic import tiny
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
@@ -58,7 +57,7 @@ def test_only_pairs_with_a_rejected_text_are_trained_on_and_texts_have_epsilon_0
 
 
 def test_alignment_starts_at_the_stored_reference(finished: dict[str, Any]) -> None:
-    rows = trainer.read_metrics(finished["align"][0])
+    rows = metrics.read(finished["align"][0])
     assert len(rows) == -(-finished["reject"][1]["pairs"]["train"] // 16)
     assert rows[0]["margin"] == pytest.approx(0, abs=1e-4)
     assert rows[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)
