@@ -42,7 +42,13 @@ class Seam:
 
     def __init__(self, what: str, default: str) -> None:
         self.what, self.default_type = what, default
+        self._base: type[Kind] = Kind
         self._kinds: dict[str, type[Kind]] = {}
+
+    def base(self, settings: K) -> K:
+        """Enters the class that every kind here must come from, its own or a user's."""
+        self._base = settings
+        return settings
 
     def kind(self, settings: K) -> K:
         """Enters a settings class under the default of its field `type`."""
@@ -72,7 +78,7 @@ class Seam:
             found = pkgutil.resolve_name(name)
         except Exception as error:  # whatever the user's module raises
             raise ValueError(f"the type {name!r} cannot be imported ({type(error).__name__}: {error})") from error
-        if not (isinstance(found, type) and issubclass(found, Kind)):
+        if not (isinstance(found, type) and issubclass(found, self._base)):
             raise ValueError(f"the type {name!r} is no settings class of a {self.what}; see docs/extending.md")
         return found
 
@@ -81,7 +87,7 @@ class Seam:
         return core_schema.no_info_plain_validator_function(self._validate, serialization=dump)
 
     def _validate(self, value: Any) -> Kind:
-        if isinstance(value, Kind):
+        if isinstance(value, self._base):
             return value
         if not isinstance(value, dict):
             raise PydanticCustomError("model_type", "this is a section, so name a setting below it")

@@ -22,7 +22,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from rosepo_ray.config.kinds import Kind
+from rosepo_ray.config.kinds import OBJECTIVES, Kind
 from rosepo_ray.errors import RosepoError
 
 Need = Literal["reference", "epsilon", "oracle_scores"]
@@ -73,6 +73,7 @@ class Pairs:
         return torch.where(valid_BK, values_BK, 0.0).sum(1) / valid_BK.sum(1)
 
 
+@OBJECTIVES.base
 class ObjectiveSettings(Kind):
     """Settings of an objective."""
 

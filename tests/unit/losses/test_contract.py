@@ -10,7 +10,7 @@ from torch.nn.functional import softplus
 from rosepo_ray.config.kinds import OBJECTIVES
 from rosepo_ray.losses import Conservative, DrDpo, Objective, ObjectiveSettings, Pairs, Robust, Simpo
 from rosepo_ray.losses.objective import at_least_fp32, given
-from rosepo_ray.testing.objectives import ObjectiveContract
+from rosepo_ray.testing.objective import ObjectiveContract
 
 
 class TestConservative(ObjectiveContract):

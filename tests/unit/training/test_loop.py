@@ -274,16 +274,11 @@ def test_a_request_to_stop_ends_after_a_checkpoint_and_the_rest_follows_exactly(
     whole, part = Line(), Line()
     train(whole, 8)
     state, kept, asked = start(part), [], iter([False] * 5 + [True])
-    loop.fit(
-        state,
-        Squares(part),
-        FIT,
-        8,
-        World(),
-        lambda step, metrics: None,
-        lambda state: kept.append(state.step),
-        lambda: next(asked),
-    )
+
+    def save(state: loop.State) -> None:
+        kept.append(state.step)
+
+    loop.fit(state, Squares(part), FIT, 8, World(), lambda step, m: None, save, lambda: next(asked))
     assert (state.step, kept) == (5, [3, 5])
     train(part, 8, state=state)
     assert torch.equal(part.weight, whole.weight)
