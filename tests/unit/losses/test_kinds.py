@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
+from rosepo_ray.oracle.constant import Constant
 
 from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.losses import Conservative, DrDpo, Objective, ObjectiveSettings
-from rosepo_ray.oracle.kinds import Constant
 
 
 class Mine(ObjectiveSettings):
@@ -36,7 +36,7 @@ def test_a_users_own_is_found_by_import_path() -> None:
         ({"type": "no.such.module:Mine"}, r"cannot be imported \(ModuleNotFoundError"),
         ({"type": f"{__name__}:Yours"}, r"cannot be imported \(AttributeError"),
         ({"type": f"{__name__}:pytest"}, "no settings class of a preference objective"),
-        ({"type": "rosepo_ray.oracle.kinds:Constant"}, "no settings class of a preference objective"),
+        ({"type": "rosepo_ray.oracle.constant:Constant"}, "no settings class of a preference objective"),
         (Constant(), "name a setting below it"),
         ({"type": "simpo", "beta_prime": 1}, "beta_prime"),
         ({"type": f"{__name__}:Mine", "beta": 1}, "beta"),
