@@ -61,7 +61,7 @@ NAMES = ["dr_dpo", "simpo", "conservative", "a user's own"]
 
 
 def make_policy() -> Policy:
-    settings = ScratchPolicy(hidden=16, layers=1, heads=2, vocabulary=280, max_tokens=128)
+    settings = ScratchPolicy(hidden=16, layers=1, heads=2, vocabulary=280)
     policy = store.build(settings, PromptSettings(), TITLES, [1] * len(TITLES), seed=1)
     policy.model.double()
     return policy
