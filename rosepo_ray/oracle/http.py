@@ -39,6 +39,8 @@ class Http(ScoringOracle):
     type: Literal["http"] = "http"
     url: str
     """Where it takes questions by POST."""
+    version: str | None = None
+    """The version that it must call itself; null keeps to the one that it has when the run begins."""
     batch: int = Field(128, ge=1)
     """Rows per request at most."""
     timeout: float = Field(60.0, gt=0)
@@ -68,17 +70,28 @@ class Http(ScoringOracle):
             raise ValueError("oracle.token_env is no name of an environment variable; give the name, not the token")
         return name
 
-    def endpoint(self, attempts: int | None = None, timeout: float | None = None) -> Endpoint:
-        return Endpoint(self.url, self.token_env, timeout or self.timeout, attempts or self.attempts)
+    def endpoint(self) -> Endpoint:
+        return Endpoint(self.url, self.token_env, self.timeout, self.attempts)
+
+    def remote_version(self, endpoint: Endpoint) -> str:
+        """The version that answers. Raises BadInput where `version` asks for another."""
+        found = endpoint.ask([], [], []).version
+        if self.version not in (None, found):
+            raise BadInput(
+                f"oracle.version is '{self.version}', but the oracle at {self.url} calls itself '{found}'; start that "
+                "version, or correct oracle.version"
+            )
+        return found
 
     def refuse_hopeless_run(self, objective: ObjectiveSettings) -> None:
+        once = replace(self.endpoint(), attempts=1, timeout=min(self.timeout, _FIRST_LOOK))
         try:
-            self.endpoint(1, min(self.timeout, _FIRST_LOOK)).ask([], [], [])
+            self.remote_version(once)
         except RosepoError as error:
             raise BadInput(str(error)) from error
 
     def prepare(self, making: Making) -> HttpOracle:
-        return HttpOracle(self, self.endpoint().ask([], [], []).version, 1.0)
+        return HttpOracle(self, self.remote_version(self.endpoint()), 1.0)
 
     @classmethod
     def load(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> HttpOracle:
@@ -131,8 +144,8 @@ class HttpOracle:
             if reply.version != self.remote:
                 raise Refused(
                     f"the oracle at {self.settings.url} is now '{reply.version}', but this run began with "
-                    f"'{self.remote}': one run must not mix them; put that version back and run again, or give another "
-                    "--run.dir"
+                    f"'{self.remote}': one run must not mix them; put that version back and run again, or give "
+                    f"--oracle.version '{reply.version}' and another --run.dir to begin anew with it"
                 )
             for number, (row, part) in enumerate(pieces):
                 scores[row][part] = reply.scores[number]

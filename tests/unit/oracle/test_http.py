@@ -215,6 +215,15 @@ def test_another_version_in_the_middle_of_a_run_is_refused():
             judge.score(*ASKED)
 
 
+def test_a_version_that_was_asked_for_is_kept_to():
+    with answering(good(scores=[])) as (url, _):
+        assert Http(url=url, version="7").prepare(Making((), None, 5, 1, None)).remote == "7"
+        with pytest.raises(BadInput, match=r"oracle\.version is '8', but the oracle at .* calls itself '7'"):
+            Http(url=url, version="8").refuse_hopeless_run(Conservative())
+        with pytest.raises(BadInput, match="calls itself '7'"):
+            Http(url=url, version="8").prepare(Making((), None, 5, 1, None))
+
+
 def test_a_token_comes_from_the_environment_and_is_never_told(monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password other\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

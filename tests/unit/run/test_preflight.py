@@ -198,6 +198,21 @@ def test_an_encoder_that_is_not_there():
         assert "sentence-transformers" in refusal(build({"evaluation": {"encoder": "some/encoder"}}))
 
 
+def test_a_ranker_that_does_not_listen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        assert main(["--oracle.type", "http", "--oracle.url", url, "--run.dir", "run"], "align", "") == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: the oracle at {url} did not answer")
+    assert told.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_replay_without_its_table(tmp_path: Path):
     assert "holds no smoothing table" in refusal(build({"oracle": {"type": "replay", "folder": str(tmp_path)}}))
 
