@@ -26,7 +26,7 @@ INFO: dict[str, dict[str, Any]] = {
     },
     "sft": {"steps": _STEPS},
     "oracle": {"version": "v"},
-    "reject": {"pairs": {"train": 1}},
+    "reject": {"pairs": {"train": 1}, "passed_over": 0},
     "calibrate": {
         "version": "v",
         "temperature": 1.5,

@@ -103,10 +103,9 @@ def _recorded(settings: Settings, run_dir: str, only: str | None, connected: boo
         recording.start()
         _work(settings, run_dir, only, connected, recording)
     except BaseException as error:
-        code = failure.report(error, settings, run_dir, only)
         if recording is not None:
             recording.end(error)
-        return code
+        return failure.report(error, settings, run_dir, only)
     return 0
 
 

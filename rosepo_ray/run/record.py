@@ -17,7 +17,7 @@ from rosepo_ray.stages.register import Record, RegisterResult, register
 
 LOGGER = logging.getLogger(__name__)
 
-_SECONDS = {"FINISHED": 60.0, "FAILED": 20.0, "KILLED": 5.0}
+_SECONDS = {"FINISHED": 60.0, "FAILED": 10.0, "KILLED": 5.0}
 """How long the end of a job waits for MLflow, at most: who stops a job does not wait long."""
 
 

@@ -82,9 +82,9 @@ def make_run(root: Path, name: str, tops: list[str] | None, protocol: str = "pro
 @pytest.fixture
 def client(shop: dict[str, Path]) -> Any:
     """The registry with no champion."""
-    from rosepo_ray.registry import promotion, tracking
+    from rosepo_ray.registry import promotion, server
 
-    found = tracking.connect(f"sqlite:///{shop['good'].parent / 'mlflow.db'}")
+    found = server.connect(f"sqlite:///{shop['good'].parent / 'mlflow.db'}")
     for alias in ("champion", "previous"):
         if promotion.by_alias(found, MODEL, alias) is not None:
             found.delete_registered_model_alias(MODEL, alias)
@@ -109,7 +109,9 @@ def test_the_first_version_is_promoted_and_says_that_nothing_was_compared(
     assert promote(shop["good"], "--dry-run") == 0
     assert alias(client, "champion") is None
     assert promote(shop["good"]) == 0
-    assert "there is no champion to compare with" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "there is no champion to compare with" in out
+    assert f"model registry sqlite:///{shop['good'].parent / 'mlflow.db'}\n" in out
     assert (alias(client, "champion"), alias(client, "previous")) == ("1", None)
     evidence = json.loads(client.get_model_version(MODEL, "1").tags["rosepo.promotion"])
     assert evidence["outcome"] == "promoted"
@@ -165,8 +167,11 @@ def test_an_equal_version_is_promoted_and_can_be_taken_back_once(
 
 def test_another_protocol_is_refused(client: Any, shop: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert promote(shop["good"]) == 0
+    capsys.readouterr()
     assert promote(shop["foreign"]) == 3
-    assert "judged under the protocol other" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "judged under the protocol other" in told.err
+    assert "model registry sqlite:///" in told.out
     assert alias(client, "champion") == "1"
 
 

@@ -27,25 +27,34 @@ from rosepo_ray.run import directory, failure, job, pipeline, preflight
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import build
 from rosepo_ray.storage import disk_space, done
+from tests import finished_run
 from tests.synthetic import tiny
 
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One MLflow database for the file: its first touch takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
 @pytest.fixture
-def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+def failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: str) -> Callable[..., int]:
     """Runs the job in this process, without a cluster, with stages that finish at once until one raises `error`."""
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(yaml.safe_dump(tiny(tmp_path / "log")))
     monkeypatch.setattr(cluster, "start", lambda settings, served: True)
     monkeypatch.setattr(cluster, "stop", lambda: None)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", database)
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
 
     def run(error: BaseException | None, at: str = "sft", *arguments: str) -> int:
         def stage(self: pipeline.Stage, settings: Any, inputs: Any, out: str) -> dict[str, Any]:
             storage.write_json(storage.join(out, "result.json"), {})
             if self.name == at and error is not None:
                 raise error
-            return {}
+            return finished_run.INFO[self.name]
 
         monkeypatch.setattr(pipeline.Stage, "start", stage)
         return job.main(["--recipe", str(recipe), "--run.dir", str(tmp_path / "run"), *arguments], "jobs/align.py", "")
