@@ -27,7 +27,7 @@ $(STAMP):
 
 setup: $(STAMP)  ## make .venv from requirements.lock
 
-align: $(STAMP)  ## the whole job; settings through ARGS="--recipe NAME --align.beta 0.2"
+align: $(STAMP)  ## the whole job; settings through ARGS="--recipe NAME --align.objective.beta 0.2"
 	$(BIN)/python jobs/align.py $(ARGS)
 
 test: $(STAMP)  ## unit and integration tests (about 12 minutes on 2 cores)

@@ -32,7 +32,7 @@ def _refuse_useless_replay(folder: str, objective: ObjectiveSettings) -> None:
     if not tables.parts(folder, "smoothing"):
         raise BadInput(
             f"oracle.folder '{folder}' holds no smoothing table; give the folder of an alignment stage "
-            "(RUN/align/FINGERPRINT)"
+            "(STORE/align/FINGERPRINT)"
         )
     largest = pc.max(pc.list_flatten(tables.read(folder, "smoothing", ["epsilon"])["epsilon"])).as_py()
     if largest is not None and largest > objective.largest_epsilon:
