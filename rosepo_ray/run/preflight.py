@@ -14,8 +14,12 @@ from rosepo_ray.storage import tables
 
 
 def refuse_hopeless_run(settings: Settings) -> None:
-    """Raises BadInput where machine, table to replay, text encoder or pre-trained model cannot be used."""
+    """Raises BadInput where machine, metrics, table to replay, text encoder or pre-trained model cannot be used."""
     _check_machine(settings)
+    if settings.evaluation.metrics:
+        from rosepo_ray.evaluation import ranking_metrics
+
+        ranking_metrics.with_own(settings.evaluation.metrics)
     if isinstance(settings.oracle, Replay):
         _refuse_useless_replay(settings.oracle.folder, settings.align.objective)
     for encoder in {settings.evaluation.encoder, getattr(settings.rejection.strategy, "encoder", "tfidf")} - {"tfidf"}:
