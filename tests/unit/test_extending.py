@@ -203,3 +203,12 @@ def test_the_stage_is_planned_and_runs(page: Path, monkeypatch: pytest.MonkeyPat
     written = Path(finished.folder, "leaflet.csv").read_text()
     assert written.splitlines() == ["row,first,second,third", "u0:1,a,b,c", "u1:1,b,a,c"]
     assert pipeline.plan(settings, run_dir)[-1].done is not None
+
+
+def test_a_change_of_ones_own_file_makes_the_stages_run_again_that_name_it(page: Path) -> None:
+    given = settings_of("--align.objective.type", "my_objective:Ipo")
+    before = {step.stage.name: step.folder for step in pipeline.plan(given, str(page / "runs" / "one"))}
+    with (page / "my_objective.py").open("a") as file:
+        file.write("# another\n")
+    after = {step.stage.name: step.folder for step in pipeline.plan(given, str(page / "runs" / "one"))}
+    assert {name for name in before if before[name] != after[name]} == {"align", "sft_longer", "evaluate"}
