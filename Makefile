@@ -9,7 +9,7 @@ ARGS ?=
 COMPETITORS := trl==1.16.0 datasets==5.2.0 polars==2.1.0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup align test test-unit test-slow bench bench-full lint format clean
+.PHONY: help setup align test test-unit test-slow bench bench-full docs lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -27,7 +27,7 @@ $(STAMP):
 
 setup: $(STAMP)  ## make .venv from requirements.lock
 
-align: $(STAMP)  ## the whole job; settings through ARGS="--recipe NAME --align.beta 0.2"
+align: $(STAMP)  ## the whole job; settings through ARGS="--recipe NAME --align.objective.beta 0.2"
 	$(BIN)/python jobs/align.py $(ARGS)
 
 test: $(STAMP)  ## unit and integration tests (about 12 minutes on 2 cores)
@@ -66,6 +66,19 @@ bench-full: $(BENCH)  ## every figure of docs/benchmarks.md (some hours)
 	.venv-bench/bin/python benchmarks/data_vs_polars.py
 	.venv-bench/bin/python benchmarks/report.py
 
+# The site reads the sources without importing them, so .venv-docs holds the extra `docs` of pyproject.toml alone.
+SITE_TOOLS := mkdocs==1.6.1 mkdocs-material==9.8.2 mkdocstrings==1.0.8 mkdocstrings-python==2.0.11
+DOCS := .venv-docs/.installed-$(KEY)
+
+$(DOCS):
+	@test -x .venv-docs/bin/python || $(PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/python -m pip install -qq --disable-pip-version-check $(SITE_TOOLS)
+	@rm -f .venv-docs/.installed-*
+	@touch $@
+
+docs: $(DOCS)  ## the site in site/, which needs no server and no other host
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict
+
 lint: $(STAMP)  ## style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -76,5 +89,5 @@ format: $(STAMP)  ## rewrite the sources in the project's format
 	$(BIN)/ruff format .
 
 clean:  ## remove the environments and caches; runs/ stays
-	rm -rf .venv .venv-bench build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf .venv .venv-bench .venv-docs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -74,10 +74,10 @@ def write_base(folder: Path, size: Size, seed: int = 1) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from rosepo_ray.policy import scratch
-    from rosepo_ray.policy.prompts import _CANDIDATES, _OPENING, _QUESTION
+    from rosepo_ray.policy.prompts import instruction
 
     # The wording of the prompt counts as text that the tokenizer has seen, as it has in any real one.
-    texts = titles(seed) + [_OPENING, _CANDIDATES, _QUESTION] * 20
+    texts = titles(seed) + [instruction([], [])] * 20
     tokenizer = scratch.train_tokenizer(texts, [1] * len(texts), size.vocabulary, across_words=False)
     torch.manual_seed(seed)
     model = LlamaForCausalLM(

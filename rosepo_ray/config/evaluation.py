@@ -24,5 +24,7 @@ class EvaluationSettings(Section):
     beam search of this width (1 is greedy); 0 does without."""
     encoder: str = "tfidf"
     """Text encoder that measures semantic over-selection: `tfidf` (lexical) or a sentence-transformers model."""
+    metrics: list[str] = Field(default_factory=list)
+    """Further metrics of rankings by import path, for example `[my_metrics:LONG_TAIL]`; see docs/extending.md."""
     draws: int = Field(2000, ge=100)
     """Bootstrap draws (of users)."""

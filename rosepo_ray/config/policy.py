@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pkgutil
 from pathlib import Path
 from typing import Literal
 
@@ -84,9 +85,27 @@ PolicySettings = ScratchPolicy | PretrainedPolicy
 
 
 class PromptSettings(Section):
-    template: Literal["titles", "instruction"] = "titles"
-    """`titles`: the history's titles, each closed by the end token; `instruction`: a worded request."""
+    template: str = "titles"
+    """`titles`: the history's titles, each closed by the end token; `instruction`: a worded request; `module:function`:
+    a text of your own (docs/extending.md)."""
     list_candidates: bool = False
-    """Show the candidate titles in the prompt (instruction only)."""
+    """Show the candidate titles in the prompt (not with `titles`)."""
     max_tokens: int = Field(448, ge=16)
     """Longest prompt; a longer one loses its oldest history items first."""
+
+    @field_validator("template")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name in ("titles", "instruction"):
+            return name
+        if ":" not in name:
+            raise ValueError(
+                f"the template '{name}' is none of titles, instruction, and no import path module:function"
+            )
+        try:
+            found = pkgutil.resolve_name(name)
+        except Exception as error:  # whatever the user's module raises
+            raise ValueError(f"the template '{name}' cannot be imported ({type(error).__name__}: {error})") from error
+        if not callable(found):
+            raise ValueError(f"the template '{name}' is no function; see docs/extending.md")
+        return name

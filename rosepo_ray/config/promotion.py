@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import Field, field_validator
 
 from rosepo_ray.config.section import Section
 
@@ -12,3 +14,14 @@ class PromotionSettings(Section):
     """HR@1 may fall by this much at most (lower end of the paired interval)."""
     gap_margin: float = Field(5.0, ge=0)
     """The popularity gap |ARP - ARP of the targets| may grow by this much at most (upper end of the interval)."""
+    margins: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Further gates: a metric of rankings (by name, or module:NAME) may become worse by this much at most, for example
+    `{ndcg@10: 0.01}`."""
+
+    @field_validator("margins")
+    @classmethod
+    def _others(cls, margins: dict[str, float]) -> dict[str, float]:
+        for metric, setting in (("hr@1", "hr_margin"), ("popularity_gap_abs", "gap_margin")):
+            if metric in margins:
+                raise ValueError(f"margins names {metric}, whose margin is promotion.{setting}; set that")
+        return margins

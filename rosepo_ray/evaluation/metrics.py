@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import pyarrow as pa
 from rosepo_ray.catalogue.encoders import TitleEncoder
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.evaluation import bias, significance, whole_catalogue
-from rosepo_ray.evaluation.per_row import Judged, RowTable, collect, history_groups, judge
+from rosepo_ray.evaluation.per_row import Judged, RowTable, collect, judge
+from rosepo_ray.evaluation.ranking_metrics import METRICS, RankingMetric
 from rosepo_ray.evaluation.significance import Sums
 
 NO_INTERVAL = "no interval: it is not a function of means over rows, and resampling users only ever loses items"
@@ -38,41 +40,27 @@ def _mean(component: str, entered: str = "rows", empty: str = "there is no row")
     return Statistic(compute, entered, (component, entered), empty)
 
 
-def _popularity_gap(sums: Sums, of: str = "") -> np.ndarray:
-    gap = sums[f"{of}recommended_popularity"] - sums[f"{of}target_popularity"]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(gap / sums[f"{of}rows"])
-
-
-def _unfairness(measure: Callable[[np.ndarray, np.ndarray], np.ndarray], of: str = "") -> Callable[[Sums], np.ndarray]:
-    def compute(sums: Sums) -> np.ndarray:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return measure(sums[f"{of}recommended_group"], sums[f"{of}history_group"])
-
-    return compute
-
-
-STATISTICS: dict[str, Statistic] = {
-    **{name: _mean(name) for name in ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")},
-    "arp": _mean("recommended_popularity"),
-    "popularity_gap": Statistic(_popularity_gap),
-    "popularity_gap_abs": Statistic(lambda sums: np.abs(_popularity_gap(sums))),
-    "mgu@1": Statistic(_unfairness(bias.mgu)),
-    "dgu@1": Statistic(_unfairness(bias.dgu)),
+WRITTEN: dict[str, Statistic] = {
     "semantic_over_selection": _mean("over_selected", "wrong", "no row has a wrong top-1"),
     "catalogue_ratio": _mean("in_catalogue"),
     "ambiguous_ratio": _mean("ambiguous"),
     "valid_ratio": _mean("valid"),
     "hr@1_valid": _mean("valid_hit", "valid", "no row names exactly one candidate"),
-    **{f"full_{name}": _mean(f"full_{name}", "full_rows") for name in whole_catalogue.PLACES.values()},
-    "full_arp": _mean("full_recommended_popularity", "full_rows"),
-    "full_popularity_gap": Statistic(lambda sums: _popularity_gap(sums, "full_"), "full_rows", ("full_rows",)),
-    "full_mgu@1": Statistic(_unfairness(bias.mgu, "full_"), "full_rows", ("full_rows",)),
-    "full_dgu@1": Statistic(_unfairness(bias.dgu, "full_"), "full_rows", ("full_rows",)),
     "full_written_hr@1": _mean("full_written_hit", "full_rows"),
 }
-"""Metrics with an interval. Those called full_ are over the rows whose whole catalogue was ranked, `hr@1_valid` and
-`semantic_over_selection` over the rows that enter them, all others over ALL rows."""
+"""Metrics of titles and of written texts."""
+
+
+def statistics(metrics: Sequence[RankingMetric]) -> dict[str, Statistic]:
+    """Everything with an interval. What is called full_ is over the rows whose whole catalogue was ranked, `hr@1_valid`
+    and `semantic_over_selection` over the rows that enter them, all others over ALL rows."""
+    candidates = {metric.name: Statistic(metric.compute) for metric in metrics}
+    whole = {
+        metric.whole: Statistic(partial(metric.compute, prefix="full_"), "full_rows", ("full_rows",))
+        for metric in metrics
+    }
+    return candidates | WRITTEN | whole
+
 
 CONCENTRATION: dict[str, Callable[[np.ndarray], float]] = {"gini": bias.gini, "coverage": bias.coverage}
 """Metrics of the counts of recommended items [N], reported without interval: of the top-1 among the candidates, and
@@ -89,6 +77,7 @@ def evaluate(
     listed: bool,
     draws: int,
     seed: int,
+    metrics: tuple[RankingMetric, ...] = METRICS,
 ) -> dict[str, Any]:
     """Every metric of every model over ALL examples, with user-clustered paired 95 % intervals.
 
@@ -101,6 +90,7 @@ def evaluate(
         listed: the prompt lists the candidates (then a written title can be valid).
         draws: bootstrap draws of users.
         seed: seed of the draws.
+        metrics: of the rankings.
 
     Returns:
         JSON-able: `models` name -> metric -> {value, low, high, rows[, reason]}, where value is null with a reason
@@ -110,11 +100,12 @@ def evaluate(
     Raises:
         RosepoError: tables that do not belong together (see `components.judge` and `components.collect`).
     """
-    judged = judge(examples, items, encoder, listed=listed)
+    judged = judge(examples, items, encoder, listed=listed, metrics=metrics)
     rows = {model: collect(model, table, judged) for model, table in predictions.items()}
     _refuse_other_rows(rows)
     result = summarise(rows, judged, draws=draws, seed=seed)
     result["notes"]["encoder"] = {"name": encoder.name, "description": encoder.description}
+    result["notes"]["own_metrics"] = [metric.name for metric in metrics if metric not in METRICS]
     result["notes"]["groups"] = _groups(judged, sequences)
     return result
 
@@ -140,12 +131,13 @@ def summarise(
     units = users or [row["example_id"] for row in judged.examples]
     unit_count = len(set(units))
     drawn = significance.bootstrap({m: t.values for m, t in rows.items()}, units, draws=draws, seed=seed)
+    figures = statistics(judged.metrics)
     models: dict[str, dict[str, dict[str, Any]]] = {}
     samples: dict[str, dict[str, np.ndarray]] = {}
     for model, table in rows.items():
         totals = significance.sums(table.values)
         models[model], samples[model] = {}, {}
-        for name, statistic in STATISTICS.items():
+        for name, statistic in figures.items():
             entry, sample = _entry(statistic, table, totals, drawn[model], unit_count)
             models[model][name] = entry
             if sample is not None:
@@ -231,7 +223,8 @@ def _full_concentration(measure: Callable[[np.ndarray], float], table: RowTable,
 
 def _groups(judged: Judged, sequences: pa.Table) -> list[dict[str, Any]]:
     """The popularity groups, least popular first, and their shares: what MGU and DGU compare against."""
-    histories = history_groups(judged).sum(axis=0)
+    shown = judged.positions(item for row in judged.examples for item in row["history"])
+    histories = np.bincount(judged.group_N[shown], minlength=bias.GROUPS)
     targets = judged.group_N[judged.positions(row["target"] for row in judged.examples)]
     taken = [item for items in sequences.column("items").to_pylist() for item in items]
     unknown = set(taken) - judged.item_index.keys()

@@ -12,9 +12,9 @@ import pyarrow as pa
 from rosepo_ray.catalogue.encoders import TitleEncoder
 from rosepo_ray.catalogue.title_index import AMBIGUOUS, UNKNOWN, TitleIndex
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.evaluation import whole_catalogue
-from rosepo_ray.evaluation.bias import GROUPS, popularity_groups
-from rosepo_ray.evaluation.ranking import place_metrics
+from rosepo_ray.evaluation import ranking_metrics, whole_catalogue
+from rosepo_ray.evaluation.bias import popularity_groups
+from rosepo_ray.evaluation.ranking_metrics import METRICS, RankingMetric
 from rosepo_ray.evaluation.semantic import over_selection_credit
 
 NO_TEXT = "the model writes no text"
@@ -33,6 +33,7 @@ class Judged:
         titles: lookup of written titles.
         credit: per row, the credit of each wrong candidate that is nearest to the history.
         listed: the prompt lists the candidates.
+        metrics: of the rankings.
     """
 
     examples: list[dict[str, Any]]
@@ -42,6 +43,7 @@ class Judged:
     titles: TitleIndex
     credit: list[dict[str, float]]
     listed: bool
+    metrics: tuple[RankingMetric, ...]
 
     @property
     def units(self) -> list[str] | None:
@@ -72,7 +74,14 @@ class RowTable:
     absent: dict[str, str]
 
 
-def judge(examples: pa.Table, items: pa.Table, encoder: TitleEncoder, *, listed: bool) -> Judged:
+def judge(
+    examples: pa.Table,
+    items: pa.Table,
+    encoder: TitleEncoder,
+    *,
+    listed: bool,
+    metrics: tuple[RankingMetric, ...] = METRICS,
+) -> Judged:
     """Check the rows to be judged and prepare what all models share.
 
     Raises:
@@ -113,6 +122,7 @@ def judge(examples: pa.Table, items: pa.Table, encoder: TitleEncoder, *, listed:
         titles=TitleIndex(dict(zip(ids, titles, strict=True))),
         credit=credit,
         listed=listed,
+        metrics=metrics,
     )
 
 
@@ -137,18 +147,15 @@ def collect(model: str, predictions: pa.Table, judged: Judged) -> RowTable:
                 f"model '{model}', row {row['example_id']}: its ranking is not a permutation of the candidates"
             )
     targets = [example["target"] for example in judged.examples]
-    targets_R, histories = judged.positions(targets), history_groups(judged)
-    places = np.array([row["ranked"].index(target) for row, target in zip(rows, targets, strict=True)])
+    rankings = ranking_metrics.rankings_of(
+        judged.examples, [row["ranked"] for row in rows], judged.item_index, judged.popularity_N, judged.group_N
+    )
     top = [row["ranked"][0] for row in rows]
-    top_R, wrong = judged.positions(top), (places > 0).astype(np.float64)
+    wrong = (rankings.places_R > 0).astype(np.float64)
     chances = np.array([1 / (len(example["candidates"]) - 1) for example in judged.examples])
     values = {
         "rows": np.ones(len(rows)),
-        **place_metrics(places),
-        "recommended_popularity": judged.popularity_N[top_R],
-        "target_popularity": judged.popularity_N[targets_R],
-        "recommended_group": np.eye(GROUPS)[judged.group_N[top_R]],
-        "history_group": histories,
+        **ranking_metrics.components(judged.metrics, rankings),
         "wrong": wrong,
         # A wrong top-1 only: the credit of the target is 0, for it is no wrong candidate.
         "over_selected": np.array([credit.get(item, 0.0) for credit, item in zip(judged.credit, top, strict=True)]),
@@ -157,16 +164,9 @@ def collect(model: str, predictions: pa.Table, judged: Judged) -> RowTable:
     written, absent = _written(model, rows, targets, judged)
     seen_R = np.array([example["seen"] for example in judged.examples])
     ranked, full_RK, unranked = whole_catalogue.components(
-        model, rows, seen_R, targets_R, histories, judged.item_index, judged.popularity_N, judged.group_N
+        model, rows, seen_R, rankings, judged.item_index, judged.metrics
     )
-    return RowTable(values | written | ranked, top_R[:, None], full_RK[:, None], absent | unranked)
-
-
-def history_groups(judged: Judged) -> np.ndarray:
-    """How many items of each row's history are in each popularity group [rows, 5]."""
-    return np.stack(
-        [np.bincount(judged.group_N[judged.positions(e["history"])], minlength=GROUPS) for e in judged.examples]
-    ).astype(np.float64)
+    return RowTable(values | written | ranked, rankings.top_R[:, None], full_RK[:, None], absent | unranked)
 
 
 def _written(

@@ -58,7 +58,7 @@ class Pairs:
             )
 
     def margins_BK(self) -> Tensor:
-        """Delta = [log pi(y_w) - log pi_ref(y_w)] - [log pi(y_l) - log pi_ref(y_l)] [B, K], fp32 or wider: the exponent
+        """Delta [B, K] = (log pi(y_w) - log pi_ref(y_w)) - (log pi(y_l) - log pi_ref(y_l)), fp32 or wider: the exponent
         of DPO before beta (Rafailov et al. 2023, arXiv:2305.18290, equation 7)."""
         return self.leads_BK(at_least_fp32(self.logps_BR) - at_least_fp32(given(self.ref_logps_BR, "reference")))
 

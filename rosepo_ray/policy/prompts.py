@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -12,9 +13,15 @@ from rosepo_ray.config.policy import PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy.segments import EncodedPrompt
 
-_OPENING = "A person took these, oldest first:\n"
-_CANDIDATES = "\nThe next one is one of these:\n"
-_QUESTION = "\nWhich one comes next? Answer with its title.\n"
+Template = Callable[[Sequence[str], Sequence[str] | None], str]
+"""From the titles of a history, oldest first, and of the candidates where the prompt lists them, to its text."""
+
+
+def instruction(history: Sequence[str], candidates: Sequence[str] | None) -> str:
+    """`prompt.template instruction`."""
+    listed = "" if candidates is None else "\nThe next one is one of these:\n" + "\n".join(candidates)
+    opening = "A person took these, oldest first:\n" + "\n".join(history)
+    return f"{opening}{listed}\nWhich one comes next? Answer with its title.\n"
 
 
 @dataclass(frozen=True)
@@ -96,9 +103,13 @@ class Prompter:
         if self.settings.template == "titles":
             titles = (token for title in history for token in self.response_ids(title))
             return EncodedPrompt([*(self.opening or [self.end_id]), *titles])
-        text = _OPENING + "\n".join(history)
-        if self.settings.list_candidates:
-            if not candidates:
-                raise BadInput("prompt.list_candidates is true, but this request names no candidates")
-            text += _CANDIDATES + "\n".join(candidates)
-        return EncodedPrompt([*self.opening, *self.text_ids(text + _QUESTION)])
+        if self.settings.list_candidates and not candidates:
+            raise BadInput("prompt.list_candidates is true, but this request names no candidates")
+        listed = candidates if self.settings.list_candidates else None
+        return EncodedPrompt([*self.opening, *self.text_ids(self._words(history, listed))])
+
+    @cached_property
+    def _words(self) -> Template:
+        name = self.settings.template
+        found: Template = instruction if name == "instruction" else pkgutil.resolve_name(name)
+        return found

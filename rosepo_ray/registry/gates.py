@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,9 @@ import pyarrow as pa
 
 from rosepo_ray.config.promotion import PromotionSettings
 from rosepo_ray.errors import Refused
-from rosepo_ray.evaluation import significance
-from rosepo_ray.evaluation.ranking import place_metrics
+from rosepo_ray.evaluation import ranking_metrics, significance
+from rosepo_ray.evaluation.bias import popularity_groups
+from rosepo_ray.evaluation.ranking_metrics import RankingMetric, Rankings
 
 SEED = 0
 """Seed of the bootstrap: the same two versions always get the same decision."""
@@ -38,52 +40,49 @@ class Gate:
     low: float
     high: float
     bound: float
-    passed: bool
+    lower_is_better: bool
+
+    @property
+    def passed(self) -> bool:
+        return self.high <= self.bound if self.lower_is_better else self.low >= self.bound
 
     def sentence(self) -> str:
-        limit = f"not below {self.bound:+.4g}" if self.name == "hr@1" else f"not above {self.bound:+.4g}"
+        limit = f"not {'above' if self.lower_is_better else 'below'} {self.bound:+.4g}"
         return (
             f"{self.name}: champion {self.champion:.4g}, challenger {self.challenger:.4g}, difference "
             f"{self.difference:+.4g} [{self.low:+.4g}, {self.high:+.4g}], {limit}: {'pass' if self.passed else 'FAIL'}"
         )
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "passed": self.passed}
 
 
 def judge(champion: Evidence, challenger: Evidence, settings: PromotionSettings, draws: int = 2000) -> list[Gate]:
-    """Both gates on the rows that both versions answered, by a paired bootstrap of users.
+    """All gates on the rows that both versions answered, by a paired bootstrap of users.
 
-    HR@1 [share of rows]: the lower end of the difference must be at least -hr_margin. Popularity gap |ARP - ARP of the
-    targets| [training interactions]: the upper end of its growth must be at most gap_margin. The interval is the
-    percentile interval of `evaluation.significance`, a user drawn with all rows.
+    A metric may become worse by its margin at most: HR@1 by hr_margin [share of rows], the popularity gap |ARP - ARP of
+    the targets| by gap_margin [training interactions], others as in `margins`. The worse end of the difference's
+    interval must keep the bound: the percentile interval of `evaluation.significance`, a user drawn with all rows.
 
     Raises:
         Refused: the two were not judged on the same rows with the same candidates, targets and popularities.
+        BadInput: a name in `margins` is no metric.
     """
+    margins = {"hr@1": settings.hr_margin, "popularity_gap_abs": settings.gap_margin, **settings.margins}
+    gated = {ranking_metrics.find(name): margin for name, margin in margins.items()}
     rows = _same_rows(champion, challenger)
-    popularity = dict(zip(*(champion.items[name].to_pylist() for name in ("item_id", "popularity")), strict=True))
-    models = {
-        "champion": components(champion.predictions, rows, popularity),
-        "challenger": components(challenger.predictions, rows, popularity),
-    }
+    models = {}
+    for name, found in (("champion", champion), ("challenger", challenger)):
+        rankings = _rankings(found.predictions, rows, champion.items)
+        models[name] = {"rows": np.ones(len(rows)), **ranking_metrics.components(gated, rankings)}
     units = [row["user_id"] or row["example_id"] for row in rows]
     drawn = significance.bootstrap(models, units, draws=draws, seed=SEED)
     whole = {model: significance.sums(values) for model, values in models.items()}
-    hr, gap = (_difference(name, whole, drawn) for name in ("hr@1", "gap"))
-    return [
-        Gate("hr@1", *hr, bound=-settings.hr_margin, passed=hr[3] >= -settings.hr_margin),
-        Gate("popularity_gap_abs", *gap, bound=settings.gap_margin, passed=gap[4] <= settings.gap_margin),
-    ]
+    return [_gate(metric, margin, whole, drawn) for metric, margin in gated.items()]
 
 
-def components(
-    predictions: pa.Table, rows: Sequence[Mapping[str, Any]], popularity: Mapping[str, int]
-) -> dict[str, np.ndarray]:
-    """Per-row values [rows] of one model: a hit of the target at the top, popularity of the top and of the target.
-
-    Raises Refused unless the predictions answer each row exactly once with a ranking of its candidates.
-    """
+def _rankings(predictions: pa.Table, rows: Sequence[Mapping[str, Any]], items: pa.Table) -> Rankings:
+    """What one model ranked. Raises Refused unless it answers each row once, with a ranking of its candidates."""
     answers = dict(zip(predictions["example_id"].to_pylist(), predictions["ranked"].to_pylist(), strict=True))
     if len(answers) != predictions.num_rows or answers.keys() != {row["example_id"] for row in rows}:
         raise Refused(
@@ -96,28 +95,23 @@ def components(
                 f"the stored ranking of row {row['example_id']} is not one of its candidates; evaluate that version "
                 "again"
             )
-    places = np.array([answers[row["example_id"]].index(row["target"]) for row in rows])
-    return {
-        "rows": np.ones(len(rows)),
-        "hr@1": place_metrics(places)["hr@1"],
-        "top": np.array([popularity[answers[row["example_id"]][0]] for row in rows], dtype=np.float64),
-        "target": np.array([popularity[row["target"]] for row in rows], dtype=np.float64),
-    }
+    ids, popularity = items["item_id"].to_pylist(), items["popularity"].to_numpy().astype(np.float64)
+    index = {item: position for position, item in enumerate(ids)}
+    ranked = [answers[row["example_id"]] for row in rows]
+    return ranking_metrics.rankings_of(rows, ranked, index, popularity, popularity_groups(ids, popularity))
 
 
 def _same_rows(champion: Evidence, challenger: Evidence) -> list[dict[str, Any]]:
-    """The judged rows, sorted by id. Raises Refused unless both versions have the same ones and the same items."""
-    columns = ["example_id", "user_id", "target", "candidates"]
-    first, second = (
-        {row["example_id"]: row for row in found.examples.select(columns).to_pylist()}
-        for found in (champion, challenger)
-    )
+    """The judged rows, sorted by id, with the champion's histories. Raises Refused unless both versions have the same
+    ones and the same items."""
+    first, second = ({row["example_id"]: row for row in found.examples.to_pylist()} for found in (champion, challenger))
     if not first or first.keys() != second.keys():
         raise Refused(
             f"the champion was judged on {len(first)} rows and the challenger on {len(second)}, "
             f"{len(first.keys() & second.keys())} of them the same; both need the same log, split and data.seed"
         )
-    changed = [row for row in first if first[row] != second[row]]
+    fixed = itemgetter("user_id", "target", "candidates")
+    changed = [row for row in first if fixed(first[row]) != fixed(second[row])]
     if changed:
         raise Refused(
             f"{len(changed)} rows, {min(changed)} among them, have other targets or candidates for the challenger "
@@ -135,17 +129,14 @@ def _same_rows(champion: Evidence, challenger: Evidence) -> list[dict[str, Any]]
     return [first[row] for row in sorted(first)]
 
 
-def _difference(
-    name: str, whole: Mapping[str, significance.Sums], drawn: Mapping[str, significance.Sums]
-) -> tuple[float, float, float, float, float]:
-    """(champion, challenger, difference, low, high) of one figure, the interval within each draw."""
-    values = {model: float(_figure(name, sums)[0]) for model, sums in whole.items()}
-    low, high = significance.interval(_figure(name, drawn["challenger"]) - _figure(name, drawn["champion"]))
-    return values["champion"], values["challenger"], values["challenger"] - values["champion"], low, high
-
-
-def _figure(name: str, sums: significance.Sums) -> np.ndarray:
-    """HR@1, or |ARP - ARP of the targets|, one value per draw."""
-    if name == "hr@1":
-        return np.asarray(sums["hr@1"] / sums["rows"])
-    return np.abs((sums["top"] - sums["target"]) / sums["rows"])
+def _gate(
+    metric: RankingMetric,
+    margin: float,
+    whole: Mapping[str, significance.Sums],
+    drawn: Mapping[str, significance.Sums],
+) -> Gate:
+    """One figure of both, and the interval of the difference within each draw."""
+    champion, challenger = (float(metric.compute(whole[model])[0]) for model in ("champion", "challenger"))
+    low, high = significance.interval(metric.compute(drawn["challenger"]) - metric.compute(drawn["champion"]))
+    bound = margin if metric.lower_is_better else -margin
+    return Gate(metric.name, champion, challenger, challenger - champion, low, high, bound, metric.lower_is_better)

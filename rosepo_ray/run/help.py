@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -88,3 +90,35 @@ def text() -> str:
         tail = f" (default: {entry.default})" if entry.default else ""
         lines.append(f"      {entry.meaning}{tail}")
     return "\n".join(lines)
+
+
+_PAGE = """# Settings
+
+Every setting with its values, its default and its meaning. They come from a recipe (`--recipe NAME|FILE`), the
+environment (`ROSEPO_ALIGN__LR=1e-4`) and the command line (`--align.lr 1e-4`), each over the one before; without
+`--recipe` the recipe `quickstart` lies below, so its values and not these defaults count.
+
+This page is written by `python -m rosepo_ray.run.help > docs/settings.md`.
+"""
+
+
+def markdown() -> str:
+    """All settings as the page docs/settings.md: a heading a section, below it one for each kind of a seam."""
+    lines = [_PAGE]
+    for section, group in groupby(entries(), lambda entry: entry.name.partition(".")[0]):
+        lines.append(f"## {section}\n")
+        own_first = sorted(group, key=lambda entry: entry.kind is not None)
+        for kind, rows in groupby(own_first, lambda entry: entry.kind):
+            lines += [f"### {kind}\n"] if kind else []
+            lines += ["| setting | values | default | meaning |", "|---|---|---|---|", *map(_row, rows), ""]
+    return "\n".join(lines)
+
+
+def _row(entry: Entry) -> str:
+    default = f"`{entry.default}`" if entry.default else ""
+    cells = (f"`{entry.name}`", f"`{entry.values}`", default, " ".join(entry.meaning.split()))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(markdown())

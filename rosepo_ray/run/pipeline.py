@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ from rosepo_ray.stages.sft_longer import sft_longer
 from rosepo_ray.storage import disk_space, done
 
 LOGGER = logging.getLogger(__name__)
+
+_IMPORT_PATH = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):[A-Za-z_]\w*")
 
 STAGES = (data, sft, oracle, reject, calibrate, align, sft_longer, evaluate)
 
@@ -57,7 +62,8 @@ def plan(settings: Settings, run_dir: str) -> list[Planned]:
             continue
         inputs = _inputs(stage, planned)
         before = {name: storage.name(folder) for name, folder in inputs.items()}
-        known = [_code(), stage.values(settings), before, _input_files(settings) if stage is data else []]
+        values = stage.values(settings)
+        known = [_code(), values, before, _input_files(settings) if stage is data else [], *_outside_code(values)]
         folder = storage.join(store, stage.name, done.fingerprint(known))
         if folder != named.get(stage.name, folder) and (marker := _marker(named[stage.name])) is not None:
             # Made by this run before its code or the times of its files changed: what is finished stays.
@@ -78,6 +84,17 @@ def _code() -> str:
     folder = Path(rosepo_ray.__file__).parent
     files = sorted(folder.rglob("*.py"))
     return done.fingerprint([(str(file.relative_to(folder)), file.read_text(encoding="utf-8")) for file in files])
+
+
+def _outside_code(values: Any) -> Iterator[str]:
+    """The text of the modules of the kinds, metrics and prompts that settings name by import path, `module:Name`."""
+    if isinstance(values, dict | list):
+        for value in values.values() if isinstance(values, dict) else values:
+            yield from _outside_code(value)
+    elif isinstance(values, str) and (found := _IMPORT_PATH.fullmatch(values)):
+        spec = find_spec(found[1])
+        if spec is not None and spec.origin is not None:
+            yield Path(spec.origin).read_text(encoding="utf-8")
 
 
 def _inputs(stage: Stage, planned: list[Planned]) -> dict[str, str]:

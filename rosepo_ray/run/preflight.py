@@ -9,8 +9,12 @@ from rosepo_ray.run.settings import Settings
 
 
 def refuse_hopeless_run(settings: Settings) -> None:
-    """Raises BadInput where machine, oracle, text encoder or pre-trained model cannot be used."""
+    """Raises BadInput where machine, metrics, oracle, text encoder or pre-trained model cannot be used."""
     _check_machine(settings)
+    if settings.evaluation.metrics:
+        from rosepo_ray.evaluation import ranking_metrics
+
+        ranking_metrics.with_own(settings.evaluation.metrics)
     settings.oracle.refuse_hopeless_run(settings.align.objective)
     for encoder in {settings.evaluation.encoder, getattr(settings.rejection.strategy, "encoder", "tfidf")} - {"tfidf"}:
         from rosepo_ray.catalogue.encoders import build_encoder

@@ -54,10 +54,11 @@ def write(run_dir: str, summary: dict[str, Any]) -> None:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The closing table: one row per model, HR@1 with its 95 % interval."""
-    lines = [f"{'':13}" + "".join(f"{_head(name):>{_width(name)}}" for name in _COLUMNS)]
+    """The closing table: one row per model, HR@1 with its 95 % interval; behind the usual figures the user's own."""
+    columns = (*_COLUMNS, *summary["notes"].get("own_metrics", ()))
+    lines = [f"{'':13}" + "".join(f"{_head(name):>{_width(name)}}" for name in columns)]
     for model, metrics in summary["models"].items():
-        cells = "".join(f"{_cell(name, metrics[name]):>{_width(name)}}" for name in _COLUMNS)
+        cells = "".join(f"{_cell(name, metrics[name]):>{_width(name)}}" for name in columns)
         lines.append(f"{_LABELS.get(model, model):13}" + cells)
     rows, split = next(iter(summary["models"].values()))["hr@1"]["rows"], summary["split"]
     of = summary["counts"]["examples"][split]
@@ -80,7 +81,7 @@ def _head(name: str) -> str:
 
 
 def _width(name: str) -> int:
-    return {"hr@1": 23, "full_hr@10": 14, "catalogue_ratio": 14}.get(name, 9)
+    return {"hr@1": 23, "full_hr@10": 14, "catalogue_ratio": 14}.get(name, max(9, len(name) + 2))
 
 
 def _cell(name: str, entry: dict[str, Any]) -> str:

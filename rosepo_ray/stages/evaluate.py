@@ -48,7 +48,7 @@ def evaluate(
 ) -> EvaluateResult:
     """Judge every model on the same rows; leaves `predictions/MODEL/` and the metrics in `evaluation.json`."""
     from rosepo_ray.catalogue.encoders import build_encoder
-    from rosepo_ray.evaluation import controls, judged_rows, metrics
+    from rosepo_ray.evaluation import controls, judged_rows, metrics, ranking_metrics
     from rosepo_ray.oracle import store
 
     choice = judged_rows.judged(evaluation, inputs["data"], data.seed)
@@ -77,6 +77,7 @@ def evaluate(
         listed=prompt.list_candidates,
         draws=evaluation.draws,
         seed=seed,
+        metrics=ranking_metrics.with_own(evaluation.metrics),
     )
     storage.write_json(storage.join(out, "evaluation.json"), result)
     return EvaluateResult(split=evaluation.split, rows=examples.num_rows, **result)

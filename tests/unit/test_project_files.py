@@ -53,6 +53,20 @@ def test_the_makefile_installs_the_competitors_that_the_project_names() -> None:
     assert line.group(1).split() == project()["project"]["optional-dependencies"]["bench"]
 
 
+def test_the_makefile_installs_the_tools_of_the_site_that_the_project_names() -> None:
+    line = re.search(r"^SITE_TOOLS := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert line is not None
+    assert line.group(1).split() == project()["project"]["optional-dependencies"]["docs"]
+
+
+def test_the_site_has_every_page_and_no_other_host() -> None:
+    text = (ROOT / "mkdocs.yml").read_text()
+    named = set(re.findall(r": ([\w/-]+\.md)$", text, re.MULTILINE))
+    assert named == {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+    assert "font: false" in text
+    assert not re.search(r"analytics|extra_javascript|extra_css|https?://", text)
+
+
 def test_the_lock_holds_plain_exact_pins_only() -> None:
     for line in (ROOT / "requirements.lock").read_text().splitlines():
         assert line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line), line
@@ -81,7 +95,7 @@ def test_the_version_is_one() -> None:
     assert set(images) == {version}
 
 
-@pytest.mark.parametrize("target", ["setup", "align", "test", "test-slow", "lint", "clean", "help"])
+@pytest.mark.parametrize("target", ["setup", "align", "test", "test-slow", "lint", "clean", "help", "docs"])
 def test_make_knows_its_targets(target: str) -> None:
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr

@@ -58,7 +58,7 @@ PRETRAINED = ("--policy.type", "pretrained", "--policy.model", "some/model")
         (("--sft.dense", "maybe"), "sft.dense: Input should be a valid boolean"),
         (("--align.lr", "inf"), "align.lr: Input should be a finite number"),
         (("--align.objective.beta", "nan"), "align.objective.beta: Input should be a finite number"),
-        (("--prompt.template", "chat"), "prompt.template: Input should be 'titles' or 'instruction'"),
+        (("--prompt.template", "chat"), "the template 'chat' is none of titles, instruction"),
         (("--policy.type", "foo"), "policy: the type 'foo' is none of scratch, pretrained"),
         (("--policy.type", "pretrained"), "policy.model: it is not given, and policy.type pretrained needs it"),
         ((*PRETRAINED, "--policy.hidden", "64"), "policy.hidden: no such setting with policy.type pretrained"),

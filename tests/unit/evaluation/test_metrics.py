@@ -36,7 +36,8 @@ NAMES = {
 }  # fmt: skip
 FULL = {
     "full_hr@1", "full_hr@5", "full_hr@10", "full_ndcg@5", "full_ndcg@10", "full_mrr@10", "full_arp",
-    "full_popularity_gap", "full_mgu@1", "full_dgu@1", "full_gini@10", "full_coverage@10", "full_written_hr@1",
+    "full_popularity_gap", "full_popularity_gap_abs", "full_mgu@1", "full_dgu@1", "full_gini@10", "full_coverage@10",
+    "full_written_hr@1",
 }  # fmt: skip
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from pydantic import ValidationError
-from rosepo_ray.oracle.constant import Constant
 
 from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.losses import Conservative, DrDpo, Objective, ObjectiveSettings
+from rosepo_ray.oracle.constant import Constant
 
 
 class Mine(ObjectiveSettings):
