@@ -26,6 +26,7 @@ FLOORS = [
     "policy",
     "programs",
     "evaluation",
+    "library",
     "testing",
     "registry",
     "on_ray",
