@@ -1,6 +1,6 @@
 """The whole method in one process, without Ray and MLflow: a tiny policy on a made-up log, in half a minute.
 
-    python examples/align_without_ray.py
+python examples/align_without_ray.py
 """
 
 import random
@@ -35,9 +35,10 @@ def main() -> None:
     found = rosepo.align(
         dataset,
         seed=1,
-        policy={"type": "scratch", "hidden": 32, "layers": 2, "heads": 2, "vocabulary": 400},
-        sft={"steps": 60, "batch": 16, "lr": 5e-3},
-        oracle={"type": "sasrec", "hidden": 16, "layers": 1, "steps": 60, "batch": 32, "lr": 5e-3},
+        policy={"type": "scratch", "hidden": 32, "layers": 1, "heads": 2, "vocabulary": 400},
+        sft={"steps": 250, "batch": 16, "lr": 1e-2},
+        oracle={"type": "sasrec", "hidden": 16, "layers": 1, "steps": 150, "batch": 32, "lr": 1e-2},
+        rejection={"examples": 400},
         align={"objective": rosepo.losses.Conservative(beta=0.2), "batch": 16, "lr": 1e-3},
     )
 

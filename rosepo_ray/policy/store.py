@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from rosepo_ray import extras
 from rosepo_ray.config.policy import PolicySettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy import pretrained, scratch
@@ -60,6 +61,7 @@ def load(folder: Path, device: str | torch.device = "cpu", trainable: bool = Fal
     prompt = PromptSettings.model_validate(description["prompt"])
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
     if (Path(folder) / "adapter").is_dir():
+        extras.need("peft", "peft", f"the adapter in {folder}")
         from peft import PeftModel
 
         base, _ = pretrained.load_base(settings, prompt.max_tokens)

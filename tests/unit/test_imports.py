@@ -13,7 +13,7 @@ import rosepo_ray
 
 PACKAGE = Path(rosepo_ray.__file__).parent
 FLOORS = [
-    "errors seeds",
+    "errors seeds extras",
     "storage",
     "process",
     "config",
