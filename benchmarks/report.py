@@ -1,4 +1,4 @@
-"""Copies the results into README.md and docs/benchmarks.md, between the comments that name them.
+"""Copies the results into docs/results.md and docs/benchmarks.md, between the comments that name them.
 
     python benchmarks/report.py
 
@@ -14,9 +14,9 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks/results"
-PAGES = ("README.md", "docs/benchmarks.md")
+PAGES = ("docs/results.md", "docs/benchmarks.md")
 
-# Of the README's table: what a row says, its figures, and the result that holds them.
+# Of the short table: what a row says, its figures, and the result that holds them.
 ROWS = (
     (
         "a step against separate rows, K = 1 / 3 / 7 / 15",
@@ -59,7 +59,7 @@ def threshold(figure: dict[str, Any]) -> str:
 
 
 def summary() -> str:
-    """The README's table."""
+    """The short table of docs/results.md."""
     lines = ["| figure | measured | threshold | script |", "|---|---|---|---|"]
     for label, names, result in ROWS:
         figures = json.loads((RESULTS / f"{result}.json").read_text())["figures"]

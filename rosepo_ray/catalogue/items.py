@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,6 +46,11 @@ class Catalogue:
             raise RosepoError(f"a catalogue got {len(self.item_ids)} ids of which only {len(self.index)} are distinct")
         if any(count < 0 for count in self.popularity):
             raise RosepoError("a catalogue got a negative popularity; it counts interactions")
+
+    @classmethod
+    def from_titles(cls, titles: Mapping[str, str]) -> Catalogue:
+        """Of a title per item id; nobody is said to have taken any."""
+        return cls(tuple(titles), tuple(titles.values()), (0,) * len(titles))
 
     @classmethod
     def from_table(cls, items: pa.Table) -> Catalogue:

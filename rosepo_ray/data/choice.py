@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -52,8 +52,9 @@ def _hashes(seed: int, purpose: str, example_ids: Sequence[str]) -> np.ndarray:
     return np.fromiter((derive(seed, purpose, row) for row in example_ids), np.int64, len(example_ids))
 
 
-def choose(data: str, limits: Mapping[str, int | None], seed: int, purpose: str) -> Choice:
-    """Up to `limits[split]` rows of each split (None: all of them), the ones with the smallest hashes."""
+def choose(examples: str | pa.Table, limits: Mapping[str, int | None], seed: int, purpose: str) -> Choice:
+    """Up to `limits[split]` rows of each split (None: all of them), the ones with the smallest hashes. `examples` is
+    the table, or the data stage's folder, whose table is read part by part."""
     edges = dict.fromkeys(limits, _ALL)
     for split, limit in limits.items():
         if limit is None:
@@ -62,11 +63,18 @@ def choose(data: str, limits: Mapping[str, int | None], seed: int, purpose: str)
             edges[split] = -1
             continue
         found = [np.empty(0, np.int64)]
-        for part in tables.parts(data, "examples"):
-            ids = tables.read_part(part, "examples", ["example_id", "split"])
+        for ids in _parts(examples):
             mine = ids.filter(pc.equal(ids["split"], split))["example_id"].to_pylist()
             found.append(_hashes(seed, purpose, mine))
         hashes = np.concatenate(found)
         if limit < len(hashes):
             edges[split] = int(np.partition(hashes, limit - 1)[limit - 1])
     return Choice(purpose, seed, tuple(edges.items()))
+
+
+def _parts(examples: str | pa.Table) -> Iterator[pa.Table]:
+    if isinstance(examples, pa.Table):
+        yield examples
+        return
+    for part in tables.parts(examples, "examples"):
+        yield tables.read_part(part, "examples", ["example_id", "split"])

@@ -9,12 +9,12 @@ from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.data.choice import Choice, choose
 
 
-def judged(evaluation: EvaluationSettings, data: str, data_seed: int) -> Choice:
-    """The examples to judge."""
+def judged(evaluation: EvaluationSettings, data: str | pa.Table, data_seed: int) -> Choice:
+    """The examples to judge, of the data stage's folder or of its table `examples`."""
     return choose(data, {evaluation.split: evaluation.examples}, data_seed, "evaluation")
 
 
-def ranked(evaluation: EvaluationSettings, data: str, data_seed: int, *, listed: bool) -> Choice:
+def ranked(evaluation: EvaluationSettings, data: str | pa.Table, data_seed: int, *, listed: bool) -> Choice:
     """Those of them whose whole catalogue is ranked; a prompt that lists its candidates (`listed`) can rank none."""
     limit = 0 if listed else evaluation.catalogue_examples
     if limit is None or (evaluation.examples is not None and evaluation.examples < limit):

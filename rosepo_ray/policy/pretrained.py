@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig
 
+from rosepo_ray import extras
 from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.seeds import derive
@@ -178,6 +179,7 @@ def clear_dropout_rates(holder: Any) -> None:
 
 def add_lora(model: Any, settings: LoraSettings, seed: int) -> Any:
     """`model` behind fresh adapters, initialised by `seed`; dropout is 0, since alignment needs it so."""
+    extras.need("peft", "peft", "policy.lora")
     from peft import LoraConfig, get_peft_model
 
     with torch.random.fork_rng(devices=[]):
@@ -203,6 +205,7 @@ def _converted(gguf: Path) -> Path:
     folder = gguf.parent / (gguf.stem + "-safetensors")
     if (folder / "tokenizer_config.json").is_file():
         return folder
+    extras.need("gguf", "peft", f"the sample {folder.parent.name}")
     from transformers import LlamaConfig, LlamaForCausalLM
 
     loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)

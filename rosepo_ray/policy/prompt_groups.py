@@ -12,10 +12,12 @@ from rosepo_ray.policy.segments import EncodedPrompt
 
 def bytes_per_slot(policy: Policy) -> int:
     """Keys and values of one token in all layers."""
-    config = causal_lm(policy.model).config
+    model = causal_lm(policy.model)
+    config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(2 * config.num_hidden_layers * heads * size * torch.finfo(config.dtype or torch.float32).bits // 8)
+    # The config's own dtype is a text once the model was saved.
+    return int(2 * config.num_hidden_layers * heads * size * torch.finfo(model.dtype).bits // 8)
 
 
 def together(

@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from rosepo_ray import extras
 from rosepo_ray.config.policy import PolicySettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy import pretrained, scratch
@@ -33,7 +34,8 @@ def build(
         engine.refuse_other_arithmetic(policy, titles)
         return policy
     tokenizer = scratch.train_tokenizer(titles, popularity, settings.vocabulary, settings.across_words)
-    longest = max(len(ids) for ids in Prompter(tokenizer, prompt).all_text_ids(titles)) + 1
+    # Positions cost nothing (they are rotary): a rejected text that is no title may be longer than every title.
+    longest = 4 * (max(len(ids) for ids in Prompter(tokenizer, prompt).all_text_ids(titles)) + 1)
     ends = tokenizer.eos_token_id, tokenizer.pad_token_id
     model = scratch.build_model(settings, len(tokenizer), prompt.max_tokens + longest, seed, *ends)
     policy = Policy(model, tokenizer, settings, prompt)
@@ -63,6 +65,7 @@ def load(folder: Path, device: str | torch.device = "cpu", trainable: bool = Fal
     prompt = PromptSettings.model_validate(description["prompt"])
     tokenizer = AutoTokenizer.from_pretrained(Path(folder) / "tokenizer")
     if (Path(folder) / "adapter").is_dir():
+        extras.need("peft", "peft", f"the adapter in {folder}")
         from peft import PeftModel
 
         base, _ = pretrained.load_base(settings, prompt.max_tokens)

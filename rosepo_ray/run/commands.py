@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rosepo_ray import __version__
+from rosepo_ray.errors import RosepoError
 from rosepo_ray.storage import disk_space
 
 Command = Callable[[Sequence[str], str], int]
@@ -82,4 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     given = list(sys.argv[1:] if argv is None else argv)
     name = parser.parse_args(given[:1]).command
-    return COMMANDS[name](given[1:], f"rosepo {name}")
+    try:
+        return COMMANDS[name](given[1:], f"rosepo {name}")
+    except RosepoError as error:  # before a command minds its own, as where an extra is missing
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code

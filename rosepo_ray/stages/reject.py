@@ -15,6 +15,7 @@ from rosepo_ray.config.rejection import RejectionSettings
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.data.choice import choose
+from rosepo_ray.data.protocol.seen import with_exclusions
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.storage import tables
 
@@ -54,7 +55,9 @@ def reject(
     examples, taken = (tables.parts(inputs["data"], name) for name in ("examples", "taken"))
 
     def read(unit: units.Unit) -> pa.Table:
-        return _with_exclusions(choice.rows(examples[unit.part])[unit.start : unit.stop], taken[unit.part])
+        return with_exclusions(
+            choice.rows(examples[unit.part])[unit.start : unit.stop], tables.read_part(taken[unit.part], "taken")
+        )
 
     arguments = (inputs["data"], inputs["sft"], rejection, seed, scoring, "cuda" if cluster.use_gpu else "cpu")
     rows = units.complete(cluster, "reject", planned, read, rejector, arguments, "pairs", lambda unit: out)
@@ -80,19 +83,6 @@ def _counted(out: str, rows: int) -> RejectResult:
 
 def _count(values: pa.ChunkedArray) -> dict[str, int]:
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(values).to_pylist()}
-
-
-def _with_exclusions(rows: pa.Table, taken: str) -> pa.Table:
-    """`rows` with `excluded`: items that must not be drawn as rejected."""
-    table = tables.read_part(taken, "taken")
-    here = table.filter(pc.is_in(table["user_id"], value_set=rows["user_id"].combine_chunks().unique()))
-    touched = {row["user_id"]: row for row in here.to_pylist()}
-    # Training negatives may not avoid the future (a leak); validation ones avoid the whole log.
-    excluded = [
-        touched[user]["training" if split == "train" else "whole"]
-        for user, split in zip(rows["user_id"].to_pylist(), rows["split"].to_pylist(), strict=True)
-    ]
-    return rows.append_column("excluded", pa.array(excluded, pa.list_(pa.string())))
 
 
 def rejector(

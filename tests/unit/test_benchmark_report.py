@@ -1,4 +1,4 @@
-"""README and docs/benchmarks.md show what is in benchmarks/results, and nothing that is met only on paper."""
+"""docs/results.md and docs/benchmarks.md show what is in benchmarks/results, and nothing that is met only on paper."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import rosepo_ray
 
 PACKAGE = Path(rosepo_ray.__file__).parent
 FLOORS = [
-    "errors seeds",
+    "errors seeds extras",
     "storage",
     "process",
     "config",
@@ -26,6 +26,7 @@ FLOORS = [
     "policy",
     "programs",
     "evaluation",
+    "library",
     "testing",
     "registry",
     "on_ray",

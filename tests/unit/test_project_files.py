@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -75,11 +77,38 @@ def test_the_lock_holds_plain_exact_pins_only() -> None:
 
 def test_the_lock_holds_every_dependency_within_its_bounds() -> None:
     table, locked = project()["project"], pins()
-    wanted = [Requirement(text) for text in table["dependencies"] + table["optional-dependencies"]["dev"]]
-    assert wanted
-    for requirement in wanted:
+    extras = table["optional-dependencies"]
+    texts = [text for name in ("ray", "mlflow", "peft", "dev") for text in extras[name]]
+    for requirement in map(Requirement, [*table["dependencies"], *texts]):
         version = locked[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{requirement} is locked at {version}"
+
+
+def test_all_is_every_extra_that_the_pipeline_uses() -> None:
+    extras = project()["project"]["optional-dependencies"]
+    assert extras["all"] == ["rosepo_ray[ray,mlflow,peft]"]
+    assert extras.keys() == {"ray", "mlflow", "peft", "all", "semantic", "bench", "dev"}
+
+
+def test_what_the_library_imports_is_a_base_dependency() -> None:
+    """Below the rooms that know MLflow and Ray, at the top of a module or inside."""
+    base = {canonicalize_name(Requirement(text).name) for text in project()["project"]["dependencies"]}
+    called = {
+        "yaml": "pyyaml",
+        "sklearn": "scikit-learn",
+        "pydantic_core": "pydantic",
+        "huggingface_hub": "transformers",
+    }
+    named = set()
+    for file in (ROOT / "rosepo_ray").rglob("*.py"):
+        if file.relative_to(ROOT / "rosepo_ray").parts[0] not in ("registry", "on_ray", "stages", "run"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
+                named |= {name.partition(".")[0] for name in names}
+    foreign = named - set(sys.stdlib_module_names) - {"rosepo_ray", "pytest"}
+    extra = {"peft", "sentence_transformers"}  # asked for with a sentence where they are missing
+    assert {called.get(name, name) for name in foreign} - base == extra
 
 
 def test_the_package_ships_its_recipes_and_types() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rosepo_ray import extras
 from rosepo_ray.config.policy import PretrainedPolicy, is_hub_name
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import pretrained
@@ -13,11 +14,14 @@ _SECONDS = 10.0
 
 
 def refuse_unusable_model(settings: PretrainedPolicy, longest: int) -> None:
-    """Raises BadInput where `policy.model` is no causal language model whose weights, tokenizer and context fit.
+    """Raises BadInput where peft is missing for LoRA, or `policy.model` is no causal language model whose weights,
+    tokenizer and context fit.
 
     Weights of a folder are compared by name and shape without reading them; those of a hub name are not fetched.
     Fetches and converts a sample model, so that no two workers do it at once.
     """
+    if settings.lora is not None:
+        extras.need("peft", "peft", "policy.lora")
     source = pretrained.source_folder(settings)
     here = not is_hub_name(source)
     if here:

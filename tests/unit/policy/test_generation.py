@@ -48,7 +48,7 @@ def test_first_tokens_come_as_often_as_the_softmax_says(policy: Policy, temperat
     """By what they spell: several bytes that are no text of their own spell the same."""
     draws, prompter = 4000, policy.prompter
     with torch.inference_mode():
-        ids = torch.tensor([prompter.prompt_ids(REQUESTS[0])])
+        ids = torch.tensor([prompter.prompt_ids(REQUESTS[0]).ids])
         chances = (policy.model(input_ids=ids).logits[0, -1].double() / temperature).softmax(-1)
     expected: dict[str, float] = defaultdict(float)
     for token, chance in enumerate(chances.tolist()):

@@ -416,7 +416,7 @@ def test_a_scratch_policy_makes_room_for_long_titles(tmp_path: Path):
     check_titles(settings, data)
     policy = store.build(settings.policy, settings.prompt, [*TITLES, long], [1] * 9, 1)
     size = len(policy.prompter.response_ids(long))
-    assert policy.model.config.max_position_embeddings == 100 + size > 160
+    assert policy.model.config.max_position_embeddings == 100 + 4 * size > 160
 
 
 def test_a_title_of_ten_thousand_characters_gets_a_short_sentence(tmp_path: Path):

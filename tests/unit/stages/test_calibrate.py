@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rosepo_ray.oracle.model import PopularityScorer
 
 from rosepo_ray.errors import BadInput
 from rosepo_ray.oracle import store
-from rosepo_ray.oracle.popularity import Popularity
+from rosepo_ray.oracle.popularity import Popularity, PopularityScorer
 from rosepo_ray.stages.calibrate import CalibrateResult, calibrate
 from rosepo_ray.storage import tables
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.process.run_log import LOGGER
 from rosepo_ray.stages import align, reject
 from rosepo_ray.storage import tables
 
@@ -36,7 +35,7 @@ def stored(folder: Path, *picks: tuple[str, list[str]]) -> str:
 
 
 def test_rows_without_rejected_items_are_counted_and_not_trained_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = stored(
         tmp_path,
@@ -46,8 +45,7 @@ def test_rows_without_rejected_items_are_counted_and_not_trained_on(
         ("validation", []),
         ("train", ["mixed"]),
     )
-    monkeypatch.setattr(LOGGER, "propagate", True)
-    with caplog.at_level(logging.WARNING, LOGGER.name):
+    with caplog.at_level(logging.WARNING, "rosepo_ray"):
         found = reject._counted(out, 5)
     assert found == reject.RejectResult({"train": 2, "validation": 1}, 2, {"mixed": 3, "generated": 1})
     assert "2 of 5 rows are passed over" in caplog.text
