@@ -1,4 +1,4 @@
-"""The results of docs/results.md: a recipe with several training seeds on one protocol, averaged per row first.
+"""Quality in docs/results.md: a recipe run with several training seeds on one protocol, seeds averaged per row first.
 
     python benchmarks/three_seeds.py --recipe quickstart --out runs/three-seeds --seeds 1 2 3
     python benchmarks/three_seeds.py --out runs/three-seeds --name popularity -- --rejection.strategy.type popularity

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def call(*command: str | Path, cwd: Path) -> str:
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "RAY_ADDRESS", "MLFLOW_TRACKING_URI")}
+    kept_out = ("PYTHONPATH", "RAY_ADDRESS", "MLFLOW_TRACKING_URI")
+    environment = {name: value for name, value in os.environ.items() if name not in kept_out}
     done = subprocess.run(
         list(map(str, command)), cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )

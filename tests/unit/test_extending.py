@@ -71,7 +71,7 @@ def test_the_objective_is_chosen_on_the_command_line_and_trains(page: Path) -> N
     given = settings_of("--align.objective.type", "my_objective:Ipo", "--align.objective.beta", "0.2")
     align = given.align.model_copy(update={"batch": 4, "micro_batch": 2, "lr": 1e-2, "epochs": 4})
     policy = store.build(
-        ScratchPolicy(hidden=16, layers=1, heads=2, vocabulary=280, max_tokens=128), PromptSettings(), TITLES,
+        ScratchPolicy(hidden=16, layers=1, heads=2, vocabulary=280), PromptSettings(), TITLES,
         [1] * len(TITLES), seed=1,
     )  # fmt: skip
     rows: dict[str, dict[str, Any]] = {}
@@ -164,7 +164,7 @@ def test_a_metric_that_is_none_gets_a_sentence(page: Path, names: list[str], tol
 
 
 def test_the_prompt_is_what_the_policy_reads(page: Path) -> None:
-    given = settings_of("--prompt.template", "my_prompt:bookshop", "--sft.dense", "false", "--policy.max_tokens", "512")
+    given = settings_of("--prompt.template", "my_prompt:bookshop", "--sft.dense", "false")
     policy = store.build(ScratchPolicy(hidden=16, layers=1, heads=2), given.prompt, TITLES, [1] * len(TITLES), seed=1)
     store.save(policy, page / "policy")
     prompter = store.load(str(page / "policy"), "cpu").prompter

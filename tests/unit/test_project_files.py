@@ -87,7 +87,7 @@ def test_the_lock_holds_every_dependency_within_its_bounds() -> None:
 def test_all_is_every_extra_that_the_pipeline_uses() -> None:
     extras = project()["project"]["optional-dependencies"]
     assert extras["all"] == ["rosepo_ray[ray,mlflow,peft]"]
-    assert extras.keys() == {"ray", "mlflow", "peft", "all", "semantic", "bench", "dev"}
+    assert extras.keys() == {"ray", "mlflow", "peft", "all", "semantic", "bench", "docs", "dev"}
 
 
 def test_what_the_library_imports_is_a_base_dependency() -> None:
