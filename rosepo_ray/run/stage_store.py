@@ -164,10 +164,10 @@ class Stored:
 
 def listed(store: str) -> list[Stored]:
     """Everything in the store, stage by stage."""
-    users: dict[str, list[str]] = {}
+    users: dict[tuple[str, str], list[str]] = {}
     for run_dir, folders in _runs(store):
-        for folder in folders:
-            users.setdefault(folder, []).append(run_dir)
+        for folder in folders:  # by their names: `store` may be another way to the same place, as a relative path is
+            users.setdefault((storage.name(storage.parent(folder)), storage.name(folder)), []).append(run_dir)
     sizes: dict[tuple[str, str], int] = {}
     for name, size in storage.sizes(store).items():
         stage, _, rest = name.partition("/")
@@ -179,7 +179,7 @@ def listed(store: str) -> list[Stored]:
         folder = storage.join(store, stage, fingerprint)
         marker = done.read(folder)
         seconds = None if marker is None else float(marker["seconds"])
-        found.append(Stored(stage, folder, size, seconds, sorted(users.get(folder, []))))
+        found.append(Stored(stage, folder, size, seconds, sorted(users.get((stage, fingerprint), []))))
     return found
 
 

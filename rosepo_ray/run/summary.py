@@ -55,7 +55,7 @@ def write(run_dir: str, summary: dict[str, Any]) -> None:
 
 def table(summary: dict[str, Any]) -> str:
     """The closing table: one row per model, HR@1 with its 95 % interval; behind the usual figures the user's own."""
-    columns = (*_COLUMNS, *summary["notes"].get("own_metrics", ()))
+    columns = (*_COLUMNS, *summary["notes"]["own_metrics"])
     lines = [f"{'':13}" + "".join(f"{_head(name):>{_width(name)}}" for name in columns)]
     for model, metrics in summary["models"].items():
         cells = "".join(f"{_cell(name, metrics[name]):>{_width(name)}}" for name in columns)

@@ -166,7 +166,8 @@ def test_the_table_of_one_user_has_no_intervals():
 
     metrics = {name: entry(0.5) for name in ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "full_hr@10")}
     content = {
-        "models": {"popular": {**metrics, "catalogue_ratio": entry(None)}},
+        "models": {"popular": {**metrics, "catalogue_ratio": entry(None), "long_tail@1": entry(0.25)}},
+        "notes": {"own_metrics": ["long_tail@1"]},
         "differences": {"aligned-sft": {"hr@1": entry(0.01)}},
         "target_arp": 2.0,
         "split": "test",
@@ -184,6 +185,8 @@ def test_the_table_of_one_user_has_no_intervals():
         "0.5000",
         "0.5000",
         "-",
+        "0.2500",
     ]
+    assert lines[0].endswith("  LONG_TAIL@1")
     assert lines[2].startswith("4 of 9 test rows;")
     assert lines[3] == "aligned-sft: HR@1 +0.0100"

@@ -145,3 +145,13 @@ def test_the_list_says_who_uses_what_and_prune_removes_what_no_run_names(
     assert "removed 2 folder(s)" in capsys.readouterr().out
     assert {one.folder for one in stage_store.listed(store)} == {shared, half}
     assert stage_store.listed(str(tmp_path / "nothing")) == []
+
+
+def test_a_store_named_by_a_relative_path_is_still_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = str(tmp_path / "runs" / "stages")
+    finish(f"{store}/sft/aa")
+    stage_store.name_folders(store, str(tmp_path / "runs" / "one"), {"sft": f"{store}/sft/aa"})
+    monkeypatch.chdir(tmp_path)
+    assert [one.runs for one in stage_store.listed("runs/stages")] == [[str(tmp_path / "runs" / "one")]]
+    assert stage_store.prune("runs/stages") == []
+    assert done.read(f"{store}/sft/aa") is not None
