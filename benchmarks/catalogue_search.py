@@ -35,6 +35,7 @@ from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.search.ranking import Found, score_all, top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
 from rosepo_ray.policy.segments import EncodedPrompt
+from rosepo_ray.run import stage_store
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.seeds import generator
 from rosepo_ray.storage import tables
@@ -45,18 +46,18 @@ TITLES, K, TOKENS = 50_000, 10, 4096
 
 def finished_run(folder: Path) -> Path:
     """Data and SFT stages of the quickstart recipe, run below `folder`."""
-    for job in ("prepare_data", "sft"):
-        command = [sys.executable, str(ROOT / f"jobs/{job}.py"), "--recipe", "quickstart", "--run.dir", str(folder)]
-        subprocess.run(command, check=True)
+    for stage in ("data", "sft"):
+        command = [sys.executable, str(ROOT / "jobs/stage.py"), stage, "--recipe", "quickstart"]
+        subprocess.run([*command, "--run.dir", str(folder)], check=True)
     return folder
 
 
-def only(run: Path, pattern: str) -> Path:
-    """The one finished folder of a stage."""
-    found = [path for path in run.glob(pattern) if (path / "_done.json").exists()]
-    if len(found) != 1:
-        raise SystemExit(f"{run} holds {len(found)} finished folders {pattern}; give --run a run directory with one")
-    return found[0]
+def finished(run: Path, stage: str) -> Path:
+    """The folder of a finished stage."""
+    found = stage_store.names(str(run)).get(stage)
+    if found is None or not (Path(found) / "_done.json").exists():
+        raise SystemExit(f"{run} has no finished stage {stage}; give --run a run directory with one")
+    return Path(found)
 
 
 def prompts_of(policy: Policy, histories: list[list[str]]) -> list[EncodedPrompt]:
@@ -198,12 +199,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         run = given.run or finished_run(Path(temporary) / "run")
         settings = Settings.model_validate(yaml.safe_load((run / "settings.yaml").read_text()))
-        data = only(run, "data/*")
+        data = finished(run, "data")
         items = tables.read(str(data), "items")
         title = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
         examples = tables.read(str(data), "examples", split="validation")["history"].to_pylist()
         histories = [[title[item] for item in row] for row in examples]
-        policy = store.load(only(run, "sft/*") / "model")
+        policy = store.load(finished(run, "sft") / "model")
         figures, details = compare(
             "topk_vs_all_1682", policy, list(title.values()), histories, given.users, given.rounds
         )

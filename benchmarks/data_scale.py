@@ -133,7 +133,9 @@ def cpu_seconds(samples: list[Sample]) -> float:
 
 def run_job(recipe: Path, run_dir: Path) -> dict:
     """One run of the stage. Raises CalledProcessError where it fails; its message is on the terminal."""
-    command = [sys.executable, str(ROOT / "jobs/stage.py"), "data", "--recipe", str(recipe), "--run.dir", str(run_dir)]
+    stages = run_dir / "stages"  # of its own: no run may find the tables of another
+    command = [sys.executable, str(ROOT / "jobs/stage.py"), "data", "--recipe", str(recipe)]
+    command += ["--run.dir", str(run_dir), "--run.stages", str(stages)]
     began, samples = time.time(), []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as job:
         while job.poll() is None:
@@ -145,7 +147,7 @@ def run_job(recipe: Path, run_dir: Path) -> dict:
     stage = datetime.strptime(started[:23], "%Y-%m-%d %H:%M:%S,%f").timestamp()
     before = [one for one in samples if one.moment < stage]
     peak = max(samples, key=lambda one: one.bytes)
-    done = json.loads(next(run_dir.glob("data/*/_done.json")).read_text())
+    done = json.loads(next(stages.glob("data/*/_done.json")).read_text())
     return {
         "peak_bytes": peak.bytes,
         "peak_by_kind": peak.pss,

@@ -21,6 +21,7 @@ from rosepo_ray import storage
 from rosepo_ray.catalogue.encoders import build_encoder
 from rosepo_ray.evaluation.metrics import summarise
 from rosepo_ray.evaluation.per_row import average, collect, judge
+from rosepo_ray.run import stage_store
 from rosepo_ray.storage import tables
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ def together(runs: list[Path], draws: int) -> dict:
     summaries = [json.loads((run / "summary.json").read_text()) for run in runs]
     if len({summary["protocol"] for summary in summaries}) != 1:
         raise SystemExit("these runs do not share the test rows (protocol), so they cannot be averaged")
-    data = str(next((runs[0] / "data").iterdir()))
+    data = stage_store.names(str(runs[0]))["data"]
     examples, items = tables.read(data, "examples"), tables.read(data, "items")
     examples = examples.filter(pc.equal(examples["split"], summaries[0]["split"]))
     judged = judge(examples, items, build_encoder("tfidf", items["title"].to_pylist()), listed=False)
@@ -48,8 +49,8 @@ def together(runs: list[Path], draws: int) -> dict:
     for model in summaries[0]["models"]:
         found = []
         for run in runs:
-            evaluation = next((run / "evaluate").iterdir())
-            predictions = tables.read(storage.join(str(evaluation), "predictions", model), "predictions")
+            evaluation = stage_store.names(str(run))["evaluate"]
+            predictions = tables.read(storage.join(evaluation, "predictions", model), "predictions")
             found.append(collect(model, predictions, judged))
         rows[model] = average(found)
     result = summarise(rows, judged, draws=draws, seed=1)

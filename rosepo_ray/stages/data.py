@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,11 @@ from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.data.protocol import hashes, selection, split
 from rosepo_ray.data.reading import items
 from rosepo_ray.errors import BadInput
-from rosepo_ray.on_ray import log_build, log_core, log_plan
-from rosepo_ray.on_ray.log_scatter import Scattered, scatter
 from rosepo_ray.storage import tables
+
+if TYPE_CHECKING:
+    from rosepo_ray.on_ray import log_plan
+    from rosepo_ray.on_ray.log_scatter import Scattered
 
 LOGGER = logging.getLogger(__name__)
 
@@ -82,6 +84,8 @@ def _clear(out: str) -> None:
 
 
 def _run(data: DataSettings, out: str) -> DataResult:
+    from rosepo_ray.on_ray import log_build, log_core, log_plan, log_scatter
+
     selection.window(data)  # refused before anything is read
     source = log_plan.find_source(data, storage.join(out, _WORK))
     by_time = log_plan.splits_by_time(data, source)
@@ -105,7 +109,7 @@ def _run(data: DataSettings, out: str) -> DataResult:
         catalogue=log_plan.share(item_table["item_id"].combine_chunks()),
     )
     _refuse_few_items(item_table, data, "the items file has", "add items")
-    scattered = scatter(plan)
+    scattered = log_scatter.scatter(plan)
     ordered = parts = list(log_build.each(log_build.order_partition, plan, scattered))
     dataset = hashes.digest(
         hashes.add(*(part["log"] for part in ordered)), items=f"{hashes.table_sum(item_table):064x}"
@@ -142,6 +146,8 @@ def _build(
     plan: log_plan.Plan, times: tuple[int, int] | None, out: str, item_count: int
 ) -> tuple[dict[str, int], np.ndarray, int]:
     """Pass C: examples of each split, training interactions of each item, and the hash of the rows to be judged."""
+    from rosepo_ray.on_ray import log_build
+
     made, popularity, rows = dict.fromkeys(split.NAMES, 0), np.zeros(item_count, np.int64), 0
     for part in log_build.each(log_build.build_partition, plan, times, out):
         popularity += part["popularity"]
