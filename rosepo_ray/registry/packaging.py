@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -81,41 +81,6 @@ def log_model(
     digest = policy_hash(policy)
     if (logged := _logged(tracker, digest)) is not None:
         return logged
-    try:
-        return _log_model(tracker, policy, data, digest, history=history, repeats=repeats, limits=limits, step=step)
-    except BaseException:
-        with suppress(Exception):  # the server may be what failed; then the next attempt tidies up
-            _logged(tracker, digest)
-        raise
-
-
-def _logged(tracker: Tracker, digest: str) -> str | None:
-    """The URI of the whole model that the run has of the policy with that hash; others of it are deleted."""
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
-    client, run_id, uri = tracker.client, tracker.run(RUN), None
-    for model in client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run_id}'"):
-        if model.tags.get(_POLICY) != digest:
-            continue
-        if str(model.status) == "READY" and uri is None:
-            uri = str(model.model_uri)
-            continue
-        get_artifact_repository(model.artifact_location).delete_artifacts()
-        client.delete_logged_model(model.model_id)
-    return uri
-
-
-def _log_model(
-    tracker: Tracker,
-    policy: str,
-    data: str,
-    digest: str,
-    *,
-    history: int,
-    repeats: bool,
-    limits: ScoringSettings,
-    step: int,
-) -> str:
     import mlflow
     import pandas as pd
     from mlflow.models import ModelSignature
@@ -153,7 +118,7 @@ def _log_model(
                 shutil.copytree(folder, temporary / key, copy_function=_link)
                 artifacts[key] = str(temporary / key)
         package = _code(temporary)
-        with mlflow.start_run(run_id=tracker.run(RUN)):
+        with _whole_or_nothing(tracker, digest), mlflow.start_run(run_id=tracker.run(RUN)):
             info = mlflow.pyfunc.log_model(
                 name="recommender",
                 python_model=str(package / "registry" / "packaged_model.py"),
@@ -171,6 +136,33 @@ def _log_model(
                 step=step,
             )
     return str(info.model_uri)
+
+
+def _logged(tracker: Tracker, digest: str) -> str | None:
+    """The URI of the whole model that the run has of the policy with that hash; others of it are deleted."""
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    client, run_id, uri = tracker.client, tracker.run(RUN), None
+    for model in client.search_logged_models([tracker.experiment_id], f"source_run_id = '{run_id}'"):
+        if model.tags.get(_POLICY) != digest:
+            continue
+        if str(model.status) == "READY" and uri is None:
+            uri = str(model.model_uri)
+            continue
+        get_artifact_repository(model.artifact_location).delete_artifacts()
+        client.delete_logged_model(model.model_id)
+    return uri
+
+
+@contextmanager
+def _whole_or_nothing(tracker: Tracker, digest: str) -> Iterator[None]:
+    """Deletes the model that is half logged where logging it fails."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):  # the server may be what failed; then the next attempt tidies up
+            _logged(tracker, digest)
+        raise
 
 
 def link_evaluation(

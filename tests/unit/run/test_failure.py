@@ -274,7 +274,7 @@ def job_process(*arguments: str, **environment: str) -> subprocess.CompletedProc
 def test_a_tracking_server_that_does_not_answer_is_refused_before_anything_is_written(tmp_path: Path):
     run_dir, began = tmp_path / "run", time.monotonic()
     done = job_process("--run.dir", str(run_dir), MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60  # five on an idle machine, nearly all of it the import of torch and MLflow
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: the MLflow server http://127.0.0.1:9 cannot be used")
