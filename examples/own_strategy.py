@@ -11,6 +11,7 @@ from pydantic import Field
 
 import rosepo_ray as rosepo
 from rosepo_ray import seeds
+from rosepo_ray.rejection import Answers, RejectionRow
 from rosepo_ray.rejection.base import untakeable
 
 
@@ -33,12 +34,7 @@ class SameWordStrategy(rosepo.strategies.Strategy):
         self.letters = settings.letters
 
     def draw(
-        self,
-        row: rosepo.strategies.RejectionRow,
-        slot: int,
-        taken: Set[str],
-        answers: rosepo.strategies.Answers,
-        seed: int,
+        self, row: RejectionRow, slot: int, taken: Set[str], answers: Answers, seed: int
     ) -> tuple[str, str] | None:
         begin = self.catalogue.title_of(row.target)[: self.letters]
         free = set(self.catalogue.item_ids) - untakeable(row, taken, self.catalogue)
@@ -53,9 +49,9 @@ class SameWordStrategy(rosepo.strategies.Strategy):
 def main() -> None:
     catalogue = rosepo.Catalogue.from_titles({"1": "Star Wars", "2": "Star Trek", "3": "Stardust", "4": "Heat"})
     strategy = SameWord(type="own_strategy:SameWord").build(catalogue)
-    row = rosepo.strategies.RejectionRow("u1:7", "u1", ["4"], "1", ["1", "3"], frozenset())
+    row = RejectionRow("u1:7", "u1", ["4"], "1", ["1", "3"], frozenset())
     ask = strategy.ask(row, 2, seed=1)
-    print([pick.text for pick in strategy.pick(row, ask, rosepo.strategies.Answers(), seed=1)])
+    print([pick.text for pick in strategy.pick(row, ask, Answers(), seed=1)])
 
 
 if __name__ == "__main__":
