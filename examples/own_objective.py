@@ -46,7 +46,7 @@ def main() -> None:
     objective = Hinge(type="own_objective:Hinge", margin=2.0).build()
     print("D = (-4 + 5) - (-6 + 5.5) = 1.5, so the loss is 2 - 1.5 =", float(objective(pairs)))
     # With a dataset: rosepo.align(dataset, align={"objective": {"type": "own_objective:Hinge"}})
-    # Its contract as tests: class TestHinge(rosepo_ray.testing.objectives.ObjectiveContract): settings = Hinge(...)
+    # Its contract as tests: class TestHinge(rosepo_ray.testing.objective.ObjectiveContract): settings = Hinge(...)
 
 
 if __name__ == "__main__":
