@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any
@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from rosepo_ray.catalogue.title_index import UNKNOWN
 from rosepo_ray.config.promotion import PromotionSettings
 from rosepo_ray.errors import Refused
-from rosepo_ray.evaluation import ranking_metrics, significance
+from rosepo_ray.evaluation import metrics, ranking_metrics, significance
 from rosepo_ray.evaluation.bias import popularity_groups
-from rosepo_ray.evaluation.ranking_metrics import RankingMetric, Rankings
+from rosepo_ray.evaluation.ranking_metrics import Rankings
+
+Compute = Callable[[significance.Sums], np.ndarray]
 
 SEED = 0
 """Seed of the bootstrap: the same two versions always get the same decision."""
@@ -61,8 +64,9 @@ def judge(champion: Evidence, challenger: Evidence, settings: PromotionSettings,
     """All gates on the rows that both versions answered, by a paired bootstrap of users.
 
     A metric may become worse by its margin at most: HR@1 by hr_margin [share of rows], the popularity gap |ARP - ARP of
-    the targets| by gap_margin [training interactions], others as in `margins`. The worse end of the difference's
-    interval must keep the bound: the percentile interval of `evaluation.significance`, a user drawn with all rows.
+    the targets| by gap_margin [training interactions], the share of written texts that name an item by writing_margin
+    (where both models wrote texts), others as in `margins`. The worse end of the difference's interval must keep the
+    bound: the percentile interval of `evaluation.significance`, a user drawn with all rows.
 
     Raises:
         Refused: the two were not judged on the same rows with the same candidates, targets and popularities.
@@ -71,14 +75,29 @@ def judge(champion: Evidence, challenger: Evidence, settings: PromotionSettings,
     margins = {"hr@1": settings.hr_margin, "popularity_gap_abs": settings.gap_margin, **settings.margins}
     gated = {ranking_metrics.find(name): margin for name, margin in margins.items()}
     rows = _same_rows(champion, challenger)
+    both = {"champion": champion, "challenger": challenger}
     models = {}
-    for name, found in (("champion", champion), ("challenger", challenger)):
+    for name, found in both.items():
         rankings = _rankings(found.predictions, rows, champion.items)
         models[name] = {"rows": np.ones(len(rows)), **ranking_metrics.components(gated, rankings)}
+    computed: list[tuple[str, Compute, bool, float]] = [
+        (metric.name, metric.compute, metric.lower_is_better, margin) for metric, margin in gated.items()
+    ]
+    if not any(found.predictions["outcome"].null_count for found in both.values()):
+        for name, found in both.items():
+            models[name]["in_catalogue"] = _in_catalogue(found.predictions, rows)
+        writing = "catalogue_ratio"
+        computed.append((writing, metrics.WRITTEN[writing].compute, False, settings.writing_margin))
     units = [row["user_id"] or row["example_id"] for row in rows]
     drawn = significance.bootstrap(models, units, draws=draws, seed=SEED)
     whole = {model: significance.sums(values) for model, values in models.items()}
-    return [_gate(metric, margin, whole, drawn) for metric, margin in gated.items()]
+    return [_gate(*one, whole, drawn) for one in computed]
+
+
+def _in_catalogue(predictions: pa.Table, rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Whether the text written for each row names an item, 0 or 1 [R]."""
+    outcomes = dict(zip(predictions["example_id"].to_pylist(), predictions["outcome"].to_pylist(), strict=True))
+    return np.array([outcomes[row["example_id"]] != UNKNOWN for row in rows], dtype=np.float64)
 
 
 def _rankings(predictions: pa.Table, rows: Sequence[Mapping[str, Any]], items: pa.Table) -> Rankings:
@@ -130,13 +149,15 @@ def _same_rows(champion: Evidence, challenger: Evidence) -> list[dict[str, Any]]
 
 
 def _gate(
-    metric: RankingMetric,
+    name: str,
+    compute: Compute,
+    lower_is_better: bool,
     margin: float,
     whole: Mapping[str, significance.Sums],
     drawn: Mapping[str, significance.Sums],
 ) -> Gate:
     """One figure of both, and the interval of the difference within each draw."""
-    champion, challenger = (float(metric.compute(whole[model])[0]) for model in ("champion", "challenger"))
-    low, high = significance.interval(metric.compute(drawn["challenger"]) - metric.compute(drawn["champion"]))
-    bound = margin if metric.lower_is_better else -margin
-    return Gate(metric.name, champion, challenger, challenger - champion, low, high, bound, metric.lower_is_better)
+    champion, challenger = (float(compute(whole[model])[0]) for model in ("champion", "challenger"))
+    low, high = significance.interval(compute(drawn["challenger"]) - compute(drawn["champion"]))
+    bound = margin if lower_is_better else -margin
+    return Gate(name, champion, challenger, challenger - champion, low, high, bound, lower_is_better)

@@ -15,6 +15,8 @@ _LABELS = {
     "sft_longer": "SFT longer",
     "aligned": "aligned",
 }
+_WRITING_MAY_FALL = 0.01
+"""Share of texts; more than that is said."""
 _COLUMNS = ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "full_hr@10", "catalogue_ratio")
 
 
@@ -67,7 +69,19 @@ def table(summary: dict[str, Any]) -> str:
     for name, metrics in summary["differences"].items():
         entry = metrics["hr@1"]
         lines.append(f"{name}: HR@1 {entry['value']:+.4f}{_interval(entry, '+.4f')}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_worse_writing(summary)])
+
+
+def _worse_writing(summary: dict[str, Any]) -> list[str]:
+    """A sentence where alignment has unlearned to write titles: no ranking shows it."""
+    fallen = summary["differences"].get("aligned-sft", {}).get("catalogue_ratio", {}).get("high")
+    if fallen is None or fallen >= -_WRITING_MAY_FALL:
+        return []
+    sft, aligned = (summary["models"][name]["catalogue_ratio"]["value"] for name in ("sft", "aligned"))
+    return [
+        f"warning: {aligned:.1%} of the texts that the aligned policy writes name an item, {sft:.1%} before alignment; "
+        "where it is to write titles freely, set --align.sft_weight, or lower --align.lr"
+    ]
 
 
 def _interval(entry: dict[str, Any], digits: str) -> str:

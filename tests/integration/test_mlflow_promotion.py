@@ -116,7 +116,12 @@ def test_the_first_version_is_promoted_and_says_that_nothing_was_compared(
     evidence = json.loads(client.get_model_version(MODEL, "1").tags["rosepo.promotion"])
     assert evidence["outcome"] == "promoted"
     assert evidence["gates"] == []
-    assert evidence["thresholds"] == {"hr_margin": 0.01, "gap_margin": 5.0}
+    assert evidence["thresholds"] == {
+        "hr_margin": 0.01,
+        "gap_margin": 5.0,
+        "writing_margin": 0.02,
+        "margins": {},
+    }
     assert "@" in evidence["who"]
     assert promote(shop["good"]) == 0
     assert "champion already" in capsys.readouterr().out

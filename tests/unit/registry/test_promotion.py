@@ -38,10 +38,10 @@ def evidence(tops: list[str], users: list[str] | None = None, **changed: Any) ->
             "user_id": row["user_id"],
             "ranked": [top, *(item for item in candidates if item != top)],
             "scores": [0.0, -1.0, -2.0, -3.0],
-            "generated": None,
-            "outcome": None,
+            "generated": outcome and "text",
+            "outcome": outcome,
         }
-        for row, top in zip(rows, tops, strict=True)
+        for row, top, outcome in zip(rows, tops, changed.get("outcomes", [None] * len(tops)), strict=True)
     ]
     popularity = changed.get("popularity", ITEMS)
     items = [{"item_id": i, "title": i, "genres": None, "popularity": popularity[i]} for i in candidates]
@@ -97,6 +97,18 @@ def test_the_upper_end_of_the_gap_decides() -> None:
     assert (gap.difference, gap.low, gap.high) == (5, 0, 10)
     assert not gap.passed
     assert gates.judge(champion, challenger, PromotionSettings(gap_margin=10))[1].passed
+
+
+def test_texts_that_name_no_item_any_more_are_a_gate() -> None:
+    # Two of four users get a text that names no item: the share falls from 1 to 1/2, in the worst draw to 0.
+    well, badly = ["item", "ambiguous", "item", "item"], ["item", "unknown", "unknown", "ambiguous"]
+    champion, challenger = evidence(["t"] * 4, outcomes=well), evidence(["t"] * 4, outcomes=badly)
+    *_, writing = gates.judge(champion, challenger, PromotionSettings())
+    assert (writing.name, writing.champion, writing.challenger) == ("catalogue_ratio", 1, 0.5)
+    assert (writing.low, writing.passed) == (-1, False)
+    assert gates.judge(challenger, champion, PromotionSettings(writing_margin=0))[-1].passed
+    silent = gates.judge(evidence(["t"] * 4), challenger, PromotionSettings())
+    assert [gate.name for gate in silent] == ["hr@1", "popularity_gap_abs"]
 
 
 def test_ids_join_the_rows_not_positions() -> None:

@@ -190,3 +190,25 @@ def test_the_table_of_one_user_has_no_intervals():
     assert lines[0].endswith("  LONG_TAIL@1")
     assert lines[2].startswith("4 of 9 test rows;")
     assert lines[3] == "aligned-sft: HR@1 +0.0100"
+
+
+@pytest.mark.parametrize(("high", "said"), [(-0.011, True), (-0.01, False), (None, False)])
+def test_the_table_says_where_alignment_unlearned_to_write(high: float | None, said: bool):
+    def entry(value: float, high: float | None = 0.0) -> dict:
+        return {"value": value, "low": high, "high": high, "rows": 4}
+
+    names = ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "full_hr@10")
+    models = {
+        model: {name: entry(0.5) for name in names} | {"catalogue_ratio": entry(share)}
+        for model, share in (("sft", 0.852), ("aligned", 0.37))
+    }
+    content = {
+        "models": models,
+        "notes": {"own_metrics": []},
+        "differences": {"aligned-sft": {"hr@1": entry(0.01), "catalogue_ratio": entry(-0.482, high)}},
+        "target_arp": 2.0,
+        "split": "test",
+        "counts": {"examples": {"test": 4}},
+    }
+    last = summary.table(content).splitlines()[-1]
+    assert last.startswith("warning: 37.0% of the texts that the aligned policy writes name an item, 85.2%") is said
