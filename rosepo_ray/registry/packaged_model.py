@@ -5,7 +5,9 @@ column `history` and, optionally, `candidates` (lists of item ids, oldest histor
 `ranked` (best first) and `scores` (summed log-probabilities in that order): the candidates, or where none are given
 the best of the whole catalogue, exactly, as many as the parameter `top` says (10). The items of the history are left
 out of these, so give all of it, also what is older than the policy reads; the parameter `repeats` lets them in (by
-default after data.repeats keep). These are the evaluation stage's rankings, made by the same functions.
+default after data.repeats keep). `unknown` lists the items of the history that the catalogue lacks, which are left
+out; with the parameter `unknown` set to `refuse` they are an error. These are the evaluation stage's rankings, made by
+the same functions.
 """
 
 from __future__ import annotations
@@ -46,7 +48,8 @@ class Recommender(PythonModel):
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> pd.DataFrame:
-        asks = requests.read(model_input.to_dict("records"), self.titles, self.history)
+        strict = requests.read_strict(params)
+        asks = requests.read(model_input.to_dict("records"), self.titles, self.history, strict=strict)
         top, repeats = requests.read_top(params, len(self.item_ids)), requests.read_repeats(params)
         if self.policy.prompt.list_candidates:
             requests.refuse_without_candidates(asks)
@@ -54,8 +57,8 @@ class Recommender(PythonModel):
         open_asks = [ask for ask in asks if ask.candidates is None]
         answers = iter(self._rank(listed))
         found = iter(self._search(open_asks, top, repeats))
-        rows = [next(found if ask.candidates is None else answers) for ask in asks]
-        return pd.DataFrame(rows, columns=["ranked", "scores"], index=model_input.index)
+        rows = [(*next(found if ask.candidates is None else answers), ask.unknown) for ask in asks]
+        return pd.DataFrame(rows, columns=["ranked", "scores", "unknown"], index=model_input.index)
 
     def _rank(self, asks: list[requests.Ask]) -> list[tuple[list[str], list[float]]]:
         """The candidates of each ask, best first."""

@@ -98,11 +98,12 @@ def log_model(
                 ColSpec(DataType.string, "example_id", required=False),
             ]
         ),
-        outputs=Schema([ColSpec(texts, "ranked"), ColSpec(numbers, "scores")]),
+        outputs=Schema([ColSpec(texts, "ranked"), ColSpec(numbers, "scores"), ColSpec(texts, "unknown")]),
         params=ParamSchema(
             [
                 ParamSpec("top", DataType.integer, requests.DEFAULT_TOP),
                 ParamSpec("repeats", DataType.boolean, repeats),
+                ParamSpec("unknown", DataType.string, requests.UNKNOWN[0]),
             ]
         ),
     )

@@ -162,7 +162,7 @@ def test_a_fresh_process_ranks_as_the_evaluation_does(
     answers: list[dict[str, Any]], made: dict[str, Any], place: int, name: str
 ) -> None:
     answer, wanted = answers[place], made["wanted"][name]
-    assert answer["columns"] == ["ranked", "scores"]
+    assert answer["columns"] == ["ranked", "scores", "unknown"]
     assert [row["ranked"] for row in answer["rows"]] == [row["ranked"] for row in wanted]
     for row, expected in zip(answer["rows"], wanted, strict=True):
         assert row["scores"] == pytest.approx(expected["scores"], abs=1e-4)

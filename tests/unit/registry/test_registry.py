@@ -46,7 +46,7 @@ KNOWN = {"a", "b", "c"}
 
 def test_a_request_keeps_the_newest_history_and_its_id() -> None:
     row = {"history": ["a", "b", "c"], "candidates": ("b", "a"), "example_id": "u:3"}
-    assert requests.read([row], KNOWN, keep=2) == [requests.Ask("u:3", ["b", "c"], ["b", "a"], ["a", "b", "c"])]
+    assert requests.read([row], KNOWN, keep=2) == [requests.Ask("u:3", ["b", "c"], ["b", "a"], ["a", "b", "c"], [])]
 
 
 def test_without_an_id_ties_depend_on_the_history_alone() -> None:
@@ -64,7 +64,9 @@ def test_without_an_id_ties_depend_on_the_history_alone() -> None:
         ({"history": "abc", "candidates": ["a"]}, "not a list"),
         ({"history": [], "candidates": ["a"]}, "history is empty"),
         ({"history": ["a"], "candidates": []}, "candidates is empty"),
-        ({"history": ["z", 1], "candidates": ["a"]}, "2 unknown item"),
+        ({"history": ["z", "y"], "candidates": ["a"]}, "history names 2 unknown item"),
+        ({"history": ["a", 1], "candidates": ["a"]}, "history holds 1, and an item id is a text"),
+        ({"history": ["a"], "candidates": ["a", "z"]}, "candidates names 1 unknown item"),
         ({"history": ["a"], "candidates": ["a", "a"]}, "twice"),
         ({"history": ["a"] * 1001, "candidates": ["a"]}, "at most 1000"),
         ({"history": None, "candidates": ["a"]}, "not a list"),
@@ -75,6 +77,17 @@ def test_a_bad_request_gets_a_sentence_with_its_row(row: dict[str, object], mess
     with pytest.raises(BadInput, match=message) as caught:
         requests.read([good, row], KNOWN, 10)
     assert "row 1" in str(caught.value)
+
+
+def test_unknown_items_of_a_history_are_left_out_and_named_or_refused() -> None:
+    row = {"history": ["z", "a", "y", "b"]}
+    assert requests.read([row], KNOWN, keep=1) == [requests.Ask("a\x1fb", ["b"], None, ["a", "b"], ["z", "y"])]
+    with pytest.raises(BadInput, match=r"row 0: history names 2 unknown item\(s\) \('z', 'y'\)"):
+        requests.read([row], KNOWN, keep=1, strict=True)
+    asked = (None, {}, {"unknown": "leave_out"}, {"unknown": "refuse"})
+    assert [requests.read_strict(params) for params in asked] == [False, False, False, True]
+    with pytest.raises(BadInput, match="unknown is 'drop'; give leave_out or refuse"):
+        requests.read_strict({"unknown": "drop"})
 
 
 @pytest.mark.parametrize("row", [{}, {"candidates": None}, {"candidates": float("nan")}])
