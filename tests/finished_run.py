@@ -43,7 +43,7 @@ INFO: dict[str, dict[str, Any]] = {
         },
         "differences": {},
         "target_arp": 10.0,
-        "notes": {},
+        "notes": {"own_metrics": []},
     },
 }
 

@@ -191,10 +191,14 @@ def test_the_whole_job_killed_three_times_says_what_the_quiet_run_said(quiet: Qu
     assert quiet.done.returncode == 0, quiet.done.stderr[-3000:]
     other = tmp_path / "other"
     arguments = ["--recipe", str(quiet.recipe), "--run.dir", str(other), "--cluster.actors", "3"]
-    moments = ("oracle/*/fold0/train/*", "align/*/metrics.jsonl", "summary.json")
+    moments = (
+        lambda: stored(other, "oracle/*/fold0/train/*"),
+        lambda: stored(other, "align/*/metrics.jsonl"),
+        lambda: (other / "summary.json").exists(),
+    )
     for number, moment in enumerate(moments):
         with Started("align", *arguments, output=tmp_path / f"out{number}") as started:
-            started.wait_for(lambda moment=moment: stored(other, moment), 400)
+            started.wait_for(moment, 400)
             started.kill_everything()
     done = job("align", *arguments)
     assert done.returncode == 0, done.stderr[-3000:]

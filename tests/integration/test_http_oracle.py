@@ -85,10 +85,13 @@ def test_it_stands_in_the_evaluation_by_candidates_and_by_the_whole_catalogue(fi
     examples = {row["example_id"]: row for row in tables.read(stages["data"].folder, "examples").to_pylist()}
     predictions = tables.read(storage.join(stages["evaluate"].folder, "predictions", "oracle"), "predictions")
     items = tables.read(stages["data"].folder, "items")["item_id"].to_pylist()
+    taken = {row["user_id"]: row["whole"] for row in tables.read(stages["data"].folder, "taken").to_pylist()}
     ranked = [row for row in predictions.to_pylist() if row["top"] is not None]
     assert len(ranked) >= 20
     for row in ranked[:5]:
-        scores, _ = ranker.score(row["user_id"], examples[row["example_id"]]["history"], items)
+        example = examples[row["example_id"]]
+        left = [item for item in items if item not in taken[row["user_id"]][: example["seen"]]]
+        scores, _ = ranker.score(row["user_id"], example["history"], left)
         assert row["top_scores"] == pytest.approx(sorted(scores, reverse=True)[:10], abs=1e-5)
 
 

@@ -201,23 +201,28 @@ def test_figures_arrive_while_training_and_states_follow(record: Record, monkeyp
     tracker, nested = record.tracker, ("oracle", "sft", "align", "sft_longer", "evaluate")
     sender = Sender(record.send, seconds=0.05)
     sender.start()
-    reader = Tracker(SETTINGS, tracker.run_dir)  # of this thread
-    wait_for(lambda: Tracker(SETTINGS, tracker.run_dir).begun)
-    seen, over = [], threading.Event()
+    wait_for(lambda: "evaluate" in Tracker(SETTINGS, tracker.run_dir)._state["runs"])
+    reader = Tracker(SETTINGS, tracker.run_dir)  # of this thread; it knows the runs and makes none
+    seen = threading.Event()
 
     def train() -> None:
         writer = metrics.Writer(record.folders["sft"])
         for row in rows(1, 40):
             writer.add(row)
-            over.wait(0.05)
+            if row["step"] == 20:
+                seen.wait(60)
         writer.close_part()
 
     thread = threading.Thread(target=train)
     thread.start()
-    while thread.is_alive():
-        seen.append(len(steps(reader, "sft")) if "sft" in Tracker(SETTINGS, tracker.run_dir)._state["runs"] else 0)
-        time.sleep(0.1)
-    assert any(0 < count < 40 for count in seen), "the curve must grow while the training runs"
+    wait_for(lambda: len(steps(reader, "sft")) == 20)  # while the training goes on
+    seen.set()
+    thread.join()
+
+    def own_figures() -> bool:
+        return any(key.startswith("system/") for key in reader.client.get_run(reader.run_id).data.metrics)
+
+    wait_for(own_figures)  # MLflow's of the machine
     assert sender.close("FAILED", 60)
     assert steps(reader, "sft") == list(range(1, 41))
     assert {name: status(reader, name) for name in ("rosepo", *nested)} == {
@@ -225,8 +230,6 @@ def test_figures_arrive_while_training_and_states_follow(record: Record, monkeyp
         "sft": "FAILED",  # it had begun
         **dict.fromkeys(("oracle", "align", "sft_longer", "evaluate"), "SCHEDULED"),
     }
-    keys = reader.client.get_run(reader.run_id).data.metrics
-    assert any(key.startswith("system/") for key in keys), "MLflow's own figures of the machine"
 
 
 def test_a_resumed_run_runs_again_and_ends_finished(record: Record) -> None:

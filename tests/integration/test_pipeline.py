@@ -16,10 +16,11 @@ import pytest
 from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.oracle.replay import Replay
+from rosepo_ray.registry.tracking import Tracker
 from rosepo_ray.run import pipeline, summary
 from rosepo_ray.run.settings import Settings
 from rosepo_ray.run.sources import build
-from rosepo_ray.stages.register import register
+from rosepo_ray.stages.register import Record, register
 from rosepo_ray.storage import done, metrics, tables
 from tests.synthetic import tiny
 
@@ -267,8 +268,9 @@ def test_the_summary_holds_what_a_program_reads(
     stages = finished["stages"]
     folders = {name: result.folder for name, result in stages.items()}
     sections = {name: getattr(settings, name) for name in ("data", "evaluation", "scoring", "mlflow")}
-    registered = register(folders, finished["run_dir"], settings.model_dump(), **sections)
-    assert register(folders, finished["run_dir"], settings.model_dump(), **sections) == registered
+    record = Record(Tracker(settings.mlflow, finished["run_dir"]), settings.model_dump(), folders)
+    registered = register(record, **sections)
+    assert register(record, **sections) == registered
     mlflow = asdict(registered)
     info = {name: result.info for name, result in stages.items()}
     times = {name: {"seconds": result.seconds, "state": "run"} for name, result in stages.items()}
