@@ -81,7 +81,8 @@ def quiet() -> None:
 
     for name in ("alembic", mlflow.__name__):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("mlflow.system_metrics").setLevel(logging.CRITICAL)  # an outage is the sender's to tell
+    for name in ("mlflow.system_metrics", "mlflow.store.db.utils"):  # an outage is the sender's to tell
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def connect(uri: str) -> Any:

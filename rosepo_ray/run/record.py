@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from rosepo_ray.errors import Stopped
+from rosepo_ray.errors import NoSpace, Stopped
 from rosepo_ray.process.redaction import redact
 from rosepo_ray.registry import server
 from rosepo_ray.registry.sender import RUNNING, Sender
@@ -72,7 +72,10 @@ class Recording:
         return asdict(register(self.record, **sections))
 
     def _close(self, status: str) -> None:
-        self.tracker.remember_end(status)
+        try:
+            self.tracker.remember_end(status)
+        except (OSError, NoSpace) as error:  # which may be what ended the job: that is told, not this
+            LOGGER.warning("how the job ended cannot be kept in %s (%s)", self._run_dir, error)
         if not self._sender.close(status, _SECONDS[status]):
             LOGGER.warning("MLflow has not been told everything; `rosepo sync --run %s` does that later", self._run_dir)
 
