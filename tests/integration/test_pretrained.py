@@ -132,7 +132,8 @@ def test_answers_are_judged_among_the_listed_candidates(finished: dict[str, Any]
 
 
 def test_a_prompt_without_room_is_known_before_sft(settings: Settings, finished: dict[str, Any]):
-    titles.refuse_unreadable_titles(settings.policy, settings.prompt, finished["data"].folder, generate=True)
+    data, generate = finished["data"].folder, settings.evaluation.generate
+    titles.refuse_unreadable_titles(settings.policy, settings.prompt, data, generate=generate)
     cramped = settings.model_copy(update={"prompt": settings.prompt.model_copy(update={"max_tokens": 60})})
     with pytest.raises(BadInput, match=r"which lists 5 candidates, has \d+ tokens .* prompt\.max_tokens is 60"):
         titles.refuse_unreadable_titles(cramped.policy, cramped.prompt, finished["data"].folder, generate=False)
