@@ -83,30 +83,10 @@ def log_model(
         return logged
     import mlflow
     import pandas as pd
-    from mlflow.models import ModelSignature
-    from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     items = tables.read(data, "items", ["item_id", "title"])
     if items.num_rows < 2:
         raise RosepoError(f"{data} has {items.num_rows} items, and a recommender needs at least two")
-    texts, numbers = Array(DataType.string), Array(DataType.float)
-    signature = ModelSignature(
-        inputs=Schema(
-            [
-                ColSpec(texts, "history"),
-                ColSpec(texts, "candidates", required=False),
-                ColSpec(DataType.string, "example_id", required=False),
-            ]
-        ),
-        outputs=Schema([ColSpec(texts, "ranked"), ColSpec(numbers, "scores"), ColSpec(texts, "unknown")]),
-        params=ParamSchema(
-            [
-                ParamSpec("top", DataType.integer, requests.DEFAULT_TOP),
-                ParamSpec("repeats", DataType.boolean, repeats),
-                ParamSpec("unknown", DataType.string, requests.UNKNOWN[0]),
-            ]
-        ),
-    )
     ids = items["item_id"].slice(0, 3).to_pylist()
     example = pd.DataFrame({"history": [ids[:1]], "candidates": [ids[1:]]})
     with tempfile.TemporaryDirectory(prefix="rosepo-") as name, storage.local_copy(policy) as local:
@@ -129,7 +109,7 @@ def log_model(
                     "history": history,
                     **{name: getattr(limits, name) for name in ("batch", "tokens", "cache_mib")},
                 },
-                signature=signature,
+                signature=requests.signature(repeats),
                 input_example=example,
                 pip_requirements=requirements(),
                 tags={_POLICY: digest},

@@ -64,6 +64,31 @@ def _read_row(number: int, row: dict[str, Any], known: Collection[str], keep: in
     return Ask(row_id, history[-keep:], candidates, history, unknown)
 
 
+def signature(repeats: bool) -> Any:
+    """The columns and parameters as MLflow describes them; `repeats` is that parameter's default."""
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    texts, numbers = Array(DataType.string), Array(DataType.float)
+    return ModelSignature(
+        inputs=Schema(
+            [
+                ColSpec(texts, "history"),
+                ColSpec(texts, "candidates", required=False),
+                ColSpec(DataType.string, "example_id", required=False),
+            ]
+        ),
+        outputs=Schema([ColSpec(texts, "ranked"), ColSpec(numbers, "scores"), ColSpec(texts, "unknown")]),
+        params=ParamSchema(
+            [
+                ParamSpec("top", DataType.integer, DEFAULT_TOP),
+                ParamSpec("repeats", DataType.boolean, repeats),
+                ParamSpec("unknown", DataType.string, UNKNOWN[0]),
+            ]
+        ),
+    )
+
+
 def refuse_without_candidates(asks: Sequence[Ask]) -> None:
     """For a policy that was trained with the candidates in its prompt: every row must name some."""
     without = [number for number, ask in enumerate(asks) if ask.candidates is None]
