@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from rich.console import Console
@@ -18,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from rosepo_ray import storage
 from rosepo_ray.errors import RosepoError
+from rosepo_ray.process.repeating import repeating
 
 LOGGER = logging.getLogger(__name__)
 _SAY_SECONDS = 60.0
@@ -68,7 +68,7 @@ def counting(name: str, total: int) -> Iterator[Counter]:
     counter = Counter(name, total)
     _counting.add(name)
     try:
-        with counter.bar if sys.stderr.isatty() else _repeating(_SAY_SECONDS, lambda: LOGGER.info("%s", counter)):
+        with counter.bar if sys.stderr.isatty() else repeating(_SAY_SECONDS, lambda: LOGGER.info("%s", counter)):
             yield counter
     finally:
         _counting.discard(name)
@@ -83,7 +83,7 @@ def sign_of_life(name: str) -> Iterator[None]:
         if not _counting:
             LOGGER.info("%s, %s so far", name, _words(time.monotonic() - began))
 
-    with _repeating(_SAY_SECONDS, say):
+    with repeating(_SAY_SECONDS, say):
         yield
 
 
@@ -113,27 +113,9 @@ def reported(name: str, total: int, uri: str) -> Iterator[Reporter]:
             counter.update(newest["step"], f"loss {newest['loss']:.2f}")
 
     storage.remove_file(uri)  # a killed run's
-    with counting(name, total) as counter, _repeating(reporter.pause, look):
+    with counting(name, total) as counter, repeating(reporter.pause, look):
         try:
             yield reporter
         finally:
             with suppress(OSError):
                 storage.remove_file(uri)
-
-
-@contextmanager
-def _repeating(seconds: float, do: Callable[[], None]) -> Iterator[None]:
-    """Calls `do` every so many seconds, on a thread beside."""
-    stop = threading.Event()
-
-    def repeat() -> None:
-        while not stop.wait(seconds):
-            do()
-
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from filelock import FileLock, Timeout
 from rosepo_ray import storage
 from rosepo_ray.config.run import RunSettings
 from rosepo_ray.process import signals
+from rosepo_ray.process.repeating import repeating
 from rosepo_ray.seeds import derive
 from rosepo_ray.storage import disk_space, done
 
@@ -123,19 +123,10 @@ class _Lease:
 
     @contextmanager
     def renewed(self) -> Iterator[None]:
-        stop = threading.Event()
-
-        def renew() -> None:
-            while not stop.wait(_LEASE_SECONDS / 4):
-                self._write()
-
-        thread = threading.Thread(target=renew, daemon=True)
-        thread.start()
         try:
-            yield
+            with repeating(_LEASE_SECONDS / 4, self._write):
+                yield
         finally:
-            stop.set()
-            thread.join()
             storage.remove_file(self.uri)
 
     def _read(self) -> dict[str, Any] | None:
