@@ -19,3 +19,7 @@ class AlignSettings(FitSettings):
     """Passes over the pairs."""
     lr: float = Field(1e-4, gt=0)
     """Peak learning rate."""
+
+    def steps(self, pairs: int) -> int:
+        """Optimiser steps over so many pairs; passes join without a gap."""
+        return -(-pairs * self.epochs // self.batch)

@@ -75,7 +75,7 @@ def align(dataset: Dataset, *, on_step: OnStep = _quiet, **settings: Any) -> Ali
     program = AlignProgram(
         policy, titles, list(rows), lambda ids: (rows[row] for row in ids), chosen.align, chosen.seed, World()
     )
-    steps = -(-len(rows) * chosen.align.epochs // chosen.align.batch)
+    steps = chosen.align.steps(len(rows))
     in_process.train(program, chosen.align, steps, lambda step, figures: on_step("align", step, figures))
     return Aligned(policy, sft, judge, pairs)
 

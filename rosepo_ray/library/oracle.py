@@ -12,7 +12,7 @@ from rosepo_ray.config.training import FitSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.library.dataset import Dataset
 from rosepo_ray.oracle import calibration, judging
-from rosepo_ray.oracle.protocol import Making, Oracle, OracleSettings, ScoringOracle, Trained
+from rosepo_ray.oracle.protocol import Making, Oracle, OracleSettings, ScoringOracle, Trained, Users
 from rosepo_ray.programs.oracle import OracleProgram
 from rosepo_ray.training import in_process
 from rosepo_ray.training.windows import Sequences
@@ -20,8 +20,6 @@ from rosepo_ray.training.world import World
 
 OnStep = Callable[[str, int, dict[str, float]], None]
 """Called after each step with what is trained, the step's number and its figures."""
-
-Users = Callable[[Sequence[str]], np.ndarray]
 
 
 def make(dataset: Dataset, settings: OracleSettings, seed: int, on_step: OnStep) -> Oracle | None:

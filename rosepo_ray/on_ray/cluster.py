@@ -30,7 +30,7 @@ _ENDS_SECONDS = 10.0
 _SOCKET_NAMES = len("/ray/session_2026-11-28_09-00-00_000000_0000000/sockets/plasma_store")
 ACTOR_CPUS = 1.0
 READ_CPUS = 0.5
-ORACLE_CPUS = 0.25  # oracle.service.REPLICA_CPUS, which is not imported here since it imports ray
+ORACLE_CPUS = 0.25  # of a replica: a small model that mostly waits for the trainer
 """Logical CPUs: bookkeeping that keeps a layout from waiting for itself."""
 
 

@@ -1,7 +1,7 @@
 """The oracle behind Ray Serve: handle calls, no HTTP.
 
-The client makes the batches (see `client.py`): a call costs far more than the scoring of a pair, so gathering single
-calls in the replica (`@serve.batch`) would not win back what they cost.
+The client makes the batches (see `oracle_client.py`): a call costs far more than the scoring of a pair, so gathering
+single calls in the replica (`@serve.batch`) would not win back what they cost.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, LoggingConfig
 
 from rosepo_ray.errors import Refused, RosepoError
+from rosepo_ray.on_ray.cluster import ORACLE_CPUS
 from rosepo_ray.oracle import store
 from rosepo_ray.oracle.judging import MAX_PAIRS, JudgeAnswer, JudgeRequest, check_request, judge
 
 DEPLOYMENT = "oracle"
-REPLICA_CPUS = 0.25
-"""Logical CPUs of a replica: a small model that mostly waits for the trainer. Count them in the resource sum."""
 REPLICA_THREADS = 1
 TARGET_ONGOING_REQUESTS = 2
 """Requests per replica at which a further replica is started."""
@@ -106,7 +105,7 @@ def await_running(app_name: str) -> None:
     if failure is not None:
         raise RosepoError(
             f"the oracle did not come up as the Serve app '{app_name}': {failure}. Every node must be able to read the "
-            f"oracle's folder, and the cluster must have {REPLICA_CPUS} free CPUs per replica"
+            f"oracle's folder, and the cluster must have {ORACLE_CPUS} free CPUs per replica"
         )
 
 
@@ -140,7 +139,7 @@ def _deployment(replicas_min: int, replicas_max: int) -> serve.Deployment:
             "max_replicas": replicas_max,
             "target_ongoing_requests": TARGET_ONGOING_REQUESTS,
         },
-        ray_actor_options={"num_cpus": REPLICA_CPUS},
+        ray_actor_options={"num_cpus": ORACLE_CPUS},
         # Scoring a batch takes milliseconds, so a replica that must go needs no long farewell.
         graceful_shutdown_timeout_s=5,
         health_check_period_s=2,

@@ -97,7 +97,9 @@ class Trained(NamedTuple):
     """How often each item occurs in what it learned from, int64 [N]."""
 
 
-Train = Callable[[str, Callable[[], nn.Module], Callable[[Sequence[str]], np.ndarray], FitSettings, int], Trained]
+Users = Callable[[Sequence[str]], np.ndarray]
+"""Which of the users are meant, bool [U]."""
+Train = Callable[[str, Callable[[], nn.Module], Users, FitSettings, int], Trained]
 """Called with a name, what builds a module, which of the users (bool [U]) it learns from, and settings and number of
 the steps. The module maps `sasrec_net.Inputs` to the summed loss and the number of targets. What builds it and what
 chooses users travel to other processes."""

@@ -143,7 +143,7 @@ def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, 
     Raises BadInput where the stages that `only` needs are not finished, or where the settings leave it out.
     """
     results: dict[str, Finished] = {}
-    planned = plan(settings, run_dir)
+    planned = everything = plan(settings, run_dir)
     if only is not None:
         found = [step for step in planned if step.stage.name == only]
         if not found:
@@ -155,7 +155,7 @@ def run(settings: Settings, run_dir: str, only: str | None = None) -> dict[str, 
     stage_store.name_folders(
         stage_store.root(settings.run, run_dir),
         run_dir,
-        {step.stage.name: step.folder for step in plan(settings, run_dir)},
+        {step.stage.name: step.folder for step in everything},
     )
     for step in planned:
         signals.raise_if_asked()

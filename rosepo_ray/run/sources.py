@@ -191,7 +191,7 @@ def _without(values: Mapping[str, Any], path: Sequence[str]) -> dict[str, Any]:
 
 
 def from_environment() -> dict[str, Any]:
-    """ROSEPO_ALIGN__BETA=0.2 as `{align: {beta: 0.2}}`. Raises BadInput for a section that is none."""
+    """ROSEPO_ALIGN__BATCH=64 as `{align: {batch: 64}}`. Raises BadInput for a section that is none."""
     values: dict[str, Any] = {}
     for name, value in sorted(os.environ.items()):
         if name.startswith(_PREFIX) and name not in _NO_SETTINGS:

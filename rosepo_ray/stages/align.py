@@ -51,7 +51,7 @@ def align(
     from rosepo_ray.oracle import answers
 
     ids = _training_ids(inputs["reject"])
-    steps = -(-len(ids) * align.epochs // align.batch)
+    steps = align.steps(len(ids))
     needs = align.objective.needs
     told = bool(needs & {"epsilon", "oracle_scores"})
     asked = storage.join(inputs["calibrate"], "oracle") if told and oracle.scores else None

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from rosepo_ray.config.data import DataSettings
 from rosepo_ray.config.run import RunSettings
 from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.config.training import FitSettings
-from rosepo_ray.oracle.protocol import Making, ScoringOracle, Train, Trained
+from rosepo_ray.oracle.protocol import Making, ScoringOracle, Train, Trained, Users
 from rosepo_ray.storage import tables
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from rosepo_ray.programs.oracle import OracleProgram
     from rosepo_ray.training.windows import Sequences
     from rosepo_ray.training.world import World
-
-Users = Callable[[Sequence[str]], np.ndarray]
 
 
 @dataclass(frozen=True)

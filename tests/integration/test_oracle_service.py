@@ -159,7 +159,7 @@ def test_a_replica_that_cannot_load_says_why_and_leaves_nothing_behind(ray_clust
 def test_a_service_that_does_not_fit_fails_instead_of_hanging(ray_cluster, folder, monkeypatch):
     from rosepo_ray.on_ray import oracle_service
 
-    monkeypatch.setattr(oracle_service, "REPLICA_CPUS", 1000)
+    monkeypatch.setattr(oracle_service, "ORACLE_CPUS", 1000)
     monkeypatch.setattr(oracle_service, "START_SECONDS", 3.0)
     with pytest.raises(RosepoError, match="still DEPLOYING after 3 seconds"):
         oracle_service.start(folder, "too-large", 1, 1)
