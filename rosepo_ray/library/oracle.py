@@ -43,14 +43,13 @@ def calibrated(oracle: Oracle, pairs: Sequence[dict[str, Any]]) -> Oracle:
     """The oracle with the temperature that fits these pairs, which it must not have learned from. Raises BadInput where
     no rejected text of theirs is an item."""
     columns = ([pair[name] for pair in pairs] for name in ("user_id", "history", "chosen", "rejected"))
-    differences = np.concatenate(judging.differences(oracle, judging.as_request(*columns)))
-    is_item = np.array([item is not None for pair in pairs for item in pair["rejected"]], dtype=bool)
-    if not is_item.any():
+    known = judging.item_differences(oracle, judging.as_request(*columns)).items
+    if not len(known):
         raise BadInput(
             "none of the rejected texts of the validation pairs is an item, so there is nothing to calibrate the "
             "oracle on; train SFT longer, mix in a strategy that picks items, or take oracle.type constant"
         )
-    return oracle.with_temperature(calibration.fit_temperature(differences[is_item]))
+    return oracle.with_temperature(calibration.fit_temperature(known))
 
 
 def told(settings: OracleSettings, oracle: Oracle | None, pairs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -68,6 +68,21 @@ def scored(oracle: Oracle, request: JudgeRequest) -> tuple[list[np.ndarray], lis
 def differences(oracle: Oracle, request: JudgeRequest) -> list[np.ndarray]:
     """Per row d = score(chosen) - score(rejected), float64 [K]; NaN for a rejected None."""
     return [row[0] - row[1:] for row in scored(oracle, request)[0]]
+
+
+class ItemDifferences(NamedTuple):
+    items: np.ndarray
+    """d of every (chosen, rejected) whose rejected text is an item, float64."""
+    texts: int
+    """Rejected texts, items or not."""
+
+
+def item_differences(oracle: Oracle, request: JudgeRequest) -> ItemDifferences:
+    """What a temperature is fitted on, over all rows."""
+    flat = np.concatenate(differences(oracle, request))
+    # By the id: a score that is not finite is an error, and no text without an item.
+    is_item = np.array([item is not None for row in request["rejected"] for item in row], dtype=bool)
+    return ItemDifferences(flat[is_item], len(is_item))
 
 
 def judge(oracle: Oracle, request: JudgeRequest) -> JudgeAnswer:

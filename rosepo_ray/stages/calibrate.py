@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rosepo_ray import storage
 from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.errors import BadInput
-from rosepo_ray.oracle.protocol import ScoringOracle
+from rosepo_ray.oracle.protocol import Oracle, ScoringOracle
 from rosepo_ray.storage import tables
+
+if TYPE_CHECKING:
+    from rosepo_ray.oracle.judging import ItemDifferences
 
 _COLUMNS = ["user_id", "split", "history", "chosen", "rejected"]
 
@@ -59,18 +60,8 @@ def calibrate(inputs: Inputs, out: str, *, oracle: ScoringOracle) -> CalibrateRe
     return CalibrateResult(version=version, epsilon=means, **report)
 
 
-class _Differences(NamedTuple):
-    items: np.ndarray
-    """s_w - s_l of every (chosen, rejected) whose rejected text is an item."""
-    texts: int
-    """Rejected texts, items or not."""
-
-
-def _differences(oracle: Any, pairs: pa.Table) -> _Differences:
+def _differences(oracle: Oracle, pairs: pa.Table) -> ItemDifferences:
     from rosepo_ray.oracle import judging
 
-    request = judging.as_request(*[pairs[name].to_pylist() for name in ("user_id", "history", "chosen", "rejected")])
-    flat = np.concatenate(judging.differences(oracle, request))
-    # By the id: a score that is not finite is an error, and no text without an item.
-    is_item = pc.is_valid(pc.list_flatten(pairs["rejected"])).to_numpy()
-    return _Differences(flat[is_item], len(is_item))
+    columns = (pairs[name].to_pylist() for name in ("user_id", "history", "chosen", "rejected"))
+    return judging.item_differences(oracle, judging.as_request(*columns))
