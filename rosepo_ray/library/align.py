@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
+from rosepo_ray.config.problems import explain
 from rosepo_ray.data.choice import choose
 from rosepo_ray.data.protocol.seen import with_exclusions
 from rosepo_ray.errors import BadInput
@@ -85,8 +86,7 @@ def read_settings(settings: Mapping[str, Any]) -> MethodSettings:
     try:
         return MethodSettings.model_validate(dict(settings))
     except ValidationError as error:
-        told = [(".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, ")) for one in error.errors()]
-        raise BadInput("; ".join(f"{name}: {text}" if name else text for name, text in told)) from error
+        raise BadInput(explain(error, lambda name: "")) from error
 
 
 def _fine_tune(policy: Policy, dataset: Dataset, chosen: MethodSettings, on_step: OnStep) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from rosepo_ray.config.kinds import InKind
+from rosepo_ray.config.problems import explain
 from rosepo_ray.config.section import Text
 from rosepo_ray.errors import BadInput
 from rosepo_ray.run import help as help_text
@@ -112,33 +112,6 @@ def _similar(name: str) -> str:
     return f"did you mean {found[0]}? " if found else ""
 
 
-def _explain(error: ValidationError) -> str:
-    return "; ".join(_sentence(problem, "", "") for problem in error.errors())
-
-
-def _sentence(problem: Any, prefix: str, kind: str) -> str:
-    name = prefix + ".".join(map(str, problem["loc"]))
-    inside = problem.get("ctx", {}).get("error")
-    if isinstance(inside, InKind):
-        return "; ".join(_sentence(one, f"{name}.", f" with {name}.type {inside.kind}") for one in inside.problems)
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] == "extra_forbidden":
-        message = f"no such setting{kind}; {_similar(name)}--help lists them all"
-    elif problem["type"] in ("model_type", "model_attributes_type"):
-        message = f"this is a section, so name a setting below it (given: {_plain(problem['input'])})"
-    elif problem["type"] == "missing":
-        message = f"it is not given, and{kind.removeprefix(' with') or ' it'} needs it"
-    elif problem["type"] != "value_error":
-        message = f"{message} (given: {_plain(problem['input'])})"
-    elif message.startswith(name):
-        return message
-    return f"{name}: {message}" if name else message
-
-
-def _plain(value: Any) -> str:
-    return repr(str(value) if isinstance(value, str) else value)
-
-
 def build(*layers: Mapping[str, Any]) -> Settings:
     """Settings from layers of nested dictionaries, the last one strongest.
 
@@ -166,7 +139,7 @@ def _validated(values: Mapping[str, Any]) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise BadInput(_explain(error)) from error
+        raise BadInput(explain(error, lambda name: f"; {_similar(name)}--help lists them all")) from error
 
 
 def _value(settings: Settings, name: str) -> Any:
