@@ -29,9 +29,9 @@ import yaml
 from harness import ROOT, Promise, figure, measure, pin_threads, ratio, seconds, write
 
 from rosepo_ray.catalogue import ranks
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.policy import store
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.search.ranking import Found, score_all, top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
 from rosepo_ray.policy.segments import EncodedPrompt

@@ -20,15 +20,19 @@ from rosepo_ray import losses
 from rosepo_ray.policy.engine.layout import pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import causal_lm
-from rosepo_ray.policy.segments import EncodedPrompt
+from rosepo_ray.policy.segments import EncodedPrompt, EncodedRow
 from rosepo_ray.training.buckets import buckets
 
 Logps = Callable[[Any, Examples], Tensor]
 """Summed log-probabilities [B * (1 + K)] of a batch's responses."""
 
 
+def _row(prompt: Sequence[int], answers: Sequence[Sequence[int]]) -> EncodedRow:
+    return EncodedRow(EncodedPrompt(list(prompt)), answers)
+
+
 def packed_logps(model: Any, batch: Examples) -> Tensor:
-    logps: Tensor = PackedPolicy(model)(pack(list(map(EncodedPrompt, batch.prompts)), batch.responses, PAD))
+    logps: Tensor = PackedPolicy(model)(pack(list(map(_row, batch.prompts, batch.responses)), PAD))
     return logps
 
 
@@ -40,7 +44,7 @@ def separate_own_logps(model: Any, batch: Examples, rows: int = sys.maxsize) -> 
     """Each response with its own copy of the prompt, by the package's blocks, at most `rows` rows a pass."""
 
     def one_pass(pairs: Pairs) -> Tensor:
-        packed = pack([EncodedPrompt(list(prompt)) for prompt, _ in pairs], [[answer] for _, answer in pairs], PAD)
+        packed = pack([_row(prompt, [answer]) for prompt, answer in pairs], PAD)
         logps: Tensor = PackedPolicy(model)(packed)
         return logps
 

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import pyarrow as pa
 
+from rosepo_ray.catalogue.requests import Requests
 from rosepo_ray.errors import RosepoError
 
 
@@ -62,6 +63,11 @@ class Catalogue:
     def index(self) -> dict[str, int]:
         """Position of each item id."""
         return {item: position for position, item in enumerate(self.item_ids)}
+
+    @cached_property
+    def requests(self) -> Requests:
+        """Makes requests of these items."""
+        return Requests(dict(zip(self.item_ids, self.titles, strict=True)))
 
     @cached_property
     def _by_key(self) -> dict[str, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rosepo_ray.catalogue.requests import Request, Requests
 from rosepo_ray.catalogue.title_index import TitleIndex
 from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.scoring import ScoringSettings
@@ -12,7 +13,6 @@ from rosepo_ray.evaluation.controls import prediction
 from rosepo_ray.evaluation.whole_catalogue import TOP
 from rosepo_ray.policy.generation import generate
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
 from rosepo_ray.policy.search.constrained import generate_items
 from rosepo_ray.policy.search.ranking import top_k
@@ -31,9 +31,9 @@ class Evaluator:
         limits: ScoringSettings,
     ) -> None:
         self.policy, self.item_ids, self.evaluation, self.limits = policy, item_ids, evaluation, limits
-        self.title_of = dict(zip(item_ids, titles, strict=True))
+        self.requests = Requests(dict(zip(item_ids, titles, strict=True)))
         self.place_of = {item: place for place, item in enumerate(item_ids)}
-        self.titles = TitleIndex(self.title_of)
+        self.titles = TitleIndex(self.requests.title_of)
         self.trie = TitleTrie.build(policy.prompter, list(titles), list(item_ids))
 
     def predictions(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -42,10 +42,7 @@ class Evaluator:
         `left_out` names items that a ranking of the whole catalogue leaves out; null where it is not ranked.
         """
         chosen, limits = self.evaluation, self.limits
-        requests = []
-        for row in rows:
-            candidates = [self.title_of[item] for item in row["candidates"]]
-            requests.append(Request([self.title_of[item] for item in row["history"]], candidates, candidates))
+        requests = [self.requests.of_row(row, self.requests.titles(row["candidates"])) for row in rows]
         logps = score(self.policy, requests, limits.batch, limits.tokens)
         out = [prediction(row, values) for row, values in zip(rows, logps, strict=True)]
         if chosen.generate:

@@ -72,9 +72,14 @@ def align(dataset: Dataset, *, on_step: OnStep = _quiet, **settings: Any) -> Ali
         judge = oracles.calibrated(judge, validation)
     pairs = oracles.told(chosen.oracle, judge, train)
     rows = {pair["example_id"]: pair for pair in pairs}
-    titles = dict(zip(catalogue.item_ids, catalogue.titles, strict=True))
     program = AlignProgram(
-        policy, titles, list(rows), lambda ids: (rows[row] for row in ids), chosen.align, chosen.seed, World()
+        policy,
+        catalogue.requests,
+        list(rows),
+        lambda ids: (rows[row] for row in ids),
+        chosen.align,
+        chosen.seed,
+        World(),
     )
     steps = chosen.align.steps(len(rows))
     in_process.train(program, chosen.align, steps, lambda step, figures: on_step("align", step, figures))
@@ -94,10 +99,10 @@ def _fine_tune(policy: Policy, dataset: Dataset, chosen: MethodSettings, on_step
     rows: WindowRows | ExampleRows
     if chosen.sft.dense:
         sequences = Sequences.from_table(dataset.sequences, catalogue.item_ids)
-        rows = WindowRows(Windows(sequences, dataset.history, chosen.seed), catalogue.titles)
+        windows = Windows(sequences, dataset.history, chosen.seed)
+        rows = WindowRows(windows, catalogue.requests, catalogue.item_ids)
     else:
-        title_of = dict(zip(catalogue.item_ids, catalogue.titles, strict=True))
-        rows = ExampleRows(dataset.split("train"), title_of)
+        rows = ExampleRows(dataset.split("train"), catalogue.requests)
     program = SftProgram(policy, rows, chosen.sft, chosen.seed, World())
     in_process.train(program, chosen.sft, chosen.sft.steps, lambda step, figures: on_step("sft", step, figures))
 

@@ -15,7 +15,6 @@ from rosepo_ray.config.policy import PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import model, store
 from rosepo_ray.policy.generation import generate
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
 from rosepo_ray.policy.search.ranking import top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
@@ -81,15 +80,15 @@ class Policy(model.Policy):
         and for a policy that lists candidates in its prompt where none are given.
         """
         seen = _known(catalogue, history, "history")
-        titles = [catalogue.title_of(item) for item in history[-latest:]]
+        shown = history[-latest:]
         row_id = "\x1f".join(history)
         if candidates is not None:
             _known(catalogue, candidates, "candidates")
-            named = [catalogue.title_of(item) for item in candidates]
-            (scores,) = score(self, [Request(titles, named, named)], 1, _TOKENS)
+            named = catalogue.requests.titles(candidates)
+            (scores,) = score(self, [catalogue.requests.of(shown, candidates, named)], 1, _TOKENS)
             best = ranks.top(row_id, candidates, scores, top)
             return [Scored(candidates[i], named[i], float(scores[i])) for i in best]
-        prompt = self.prompter.prompt_ids(Request(titles))
+        prompt = self.prompter.prompt_ids(catalogue.requests.of(shown))
         left_out = None if repeats else [seen]
         (found,) = top_k(self, self._trie(catalogue), [prompt], top, [row_id], tokens=_TOKENS, left_out=left_out)
         return [
@@ -101,7 +100,7 @@ class Policy(model.Policy):
         """The title that the policy writes by itself, greedily; it need not be one of the catalogue
         (`catalogue.named(text)` tells), whose longest title bounds its length."""
         _known(catalogue, history, "history")
-        request = Request([catalogue.title_of(item) for item in history[-latest:]])
+        request = catalogue.requests.of(history[-latest:])
         return generate(self, [request], 1, self._trie(catalogue).longest)[0]
 
     @cached_property

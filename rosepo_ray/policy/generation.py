@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompt_groups import together
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.segments import EncodedPrompt, decoder_input, item_places
 from rosepo_ray.seeds import derive
 

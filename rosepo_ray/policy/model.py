@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from rosepo_ray.config.policy import PolicySettings, PromptSettings
+from rosepo_ray.policy.item_vectors import ItemVectors
 from rosepo_ray.policy.prompts import Prompter
 
 
@@ -22,12 +23,12 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     settings: PolicySettings
     prompt: PromptSettings
-    items: Any = None
-    """A module that gives the vectors of items in prompts (`segments.ItemVectors`); None where prompts are text."""
+    items: ItemVectors | None = None
+    """Gives the vectors of items in prompts; None where prompts are text."""
 
     @cached_property
     def prompter(self) -> Prompter:
-        return Prompter(self.tokenizer, self.prompt)
+        return Prompter(self.tokenizer, self.prompt, self.items)
 
     @property
     def pad_id(self) -> int:

@@ -6,11 +6,14 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.config.policy import PromptSettings
 from rosepo_ray.errors import BadInput
+from rosepo_ray.policy.item_vectors import ItemVectors
 from rosepo_ray.policy.segments import EncodedPrompt
 
 Template = Callable[[Sequence[str], Sequence[str] | None], str]
@@ -24,14 +27,11 @@ def instruction(history: Sequence[str], candidates: Sequence[str] | None) -> str
     return f"{opening}{listed}\nWhich one comes next? Answer with its title.\n"
 
 
-@dataclass(frozen=True)
-class Request:
-    """One prompt and the responses to judge: titles, oldest history first."""
+class TitlesPrompt(NamedTuple):
+    """A `titles` prompt, and the column where each of its titles ends."""
 
-    history: Sequence[str]
-    responses: Sequence[str] = ()
-    candidates: Sequence[str] | None = None
-    """Listed in the prompt where the prompt settings say so."""
+    prompt: EncodedPrompt
+    ends: list[int]
 
 
 @dataclass
@@ -40,6 +40,8 @@ class Prompter:
 
     tokenizer: PreTrainedTokenizerBase
     settings: PromptSettings
+    items: ItemVectors | None = None
+    """Where given, the vector of its item follows each title of the history (LLaRA)."""
     _titles: dict[str, list[int]] = field(default_factory=dict)
 
     @property
@@ -75,14 +77,14 @@ class Prompter:
             self._titles[title] = [*ids, self.end_id]
         return self._titles[title]
 
-    def latest(self, history: Sequence[str]) -> Sequence[str]:
-        """The last titles of a history that fit a `titles` prompt, at least one."""
+    def latest(self, history: Sequence[str]) -> int:
+        """The first title of a history from which on it fits a `titles` prompt, the last at the latest."""
         room = self.settings.max_tokens - max(1, len(self.opening))
-        lengths = [len(self.response_ids(title)) for title in history]
+        lengths = [len(self.response_ids(title)) + (self.items is not None) for title in history]
         first = 0
         while first < len(history) - 1 and sum(lengths[first:]) > room:
             first += 1
-        return history[first:]
+        return first
 
     def prompt_ids(self, request: Request) -> EncodedPrompt:
         """The prompt, at most `settings.max_tokens` long: the oldest history items go first.
@@ -90,7 +92,7 @@ class Prompter:
         Raises BadInput where even one history item does not fit.
         """
         for dropped in range(max(1, len(request.history))):
-            prompt = self.whole_prompt_ids(request.history[dropped:], request.candidates)
+            prompt = self.whole_prompt_ids(request.since(dropped))
             if len(prompt) <= self.settings.max_tokens:
                 return prompt
         raise BadInput(
@@ -98,15 +100,29 @@ class Prompter:
             f"{self.settings.max_tokens}; raise it or list fewer candidates"
         )
 
-    def whole_prompt_ids(self, history: Sequence[str], candidates: Sequence[str] | None) -> EncodedPrompt:
+    def whole_prompt_ids(self, request: Request) -> EncodedPrompt:
         """The prompt, however long."""
         if self.settings.template == "titles":
-            titles = (token for title in history for token in self.response_ids(title))
-            return EncodedPrompt([*(self.opening or [self.end_id]), *titles])
-        if self.settings.list_candidates and not candidates:
+            return self.titles(request).prompt
+        if self.items is not None:
+            raise BadInput("items' vectors stand in prompts of the template titles only, not in a text")
+        if self.settings.list_candidates and not request.candidates:
             raise BadInput("prompt.list_candidates is true, but this request names no candidates")
-        listed = candidates if self.settings.list_candidates else None
-        return EncodedPrompt([*self.opening, *self.text_ids(self._words(history, listed))])
+        listed = request.candidates if self.settings.list_candidates else None
+        return EncodedPrompt([*self.opening, *self.text_ids(self._words(request.history, listed))])
+
+    def titles(self, request: Request) -> TitlesPrompt:
+        """The titles of a history, each closed by the end token and followed by its item's vector, where there are
+        such."""
+        ids, items, ends = list(self.opening or [self.end_id]), [], []
+        for number, title in enumerate(request.history):
+            ids += self.response_ids(title)
+            if self.items is not None:
+                known = request.history_ids
+                items.append((len(ids), self.items.row(known[number] if known else None)))
+                ids.append(self.end_id)
+            ends.append(len(ids) - 1)
+        return TitlesPrompt(EncodedPrompt(ids, items), ends)
 
     @cached_property
     def _words(self) -> Template:

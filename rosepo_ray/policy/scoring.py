@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.policy import batches
-from rosepo_ray.policy.batches import Encoded
+from rosepo_ray.policy.engine.layout import pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.segments import EncodedRow
 from rosepo_ray.training.buckets import Shape
 
 
@@ -24,30 +26,34 @@ def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) 
     """
     rows = [batches.encode(policy, request) for request in requests]
     pieces = [(number, piece) for number, row in enumerate(rows) for piece in _pieces(row, tokens)]
-    shapes = [Encoded(rows[number].prompt, rows[number].answers[piece]).shape for number, piece in pieces]
+    shapes = [_part(rows[number], piece).shape for number, piece in pieces]
     scores = [np.empty(len(row.answers), np.float32) for row in rows]
     module = PackedPolicy(policy.model, policy.items).eval()
     with torch.inference_mode():
         for group in _groups(shapes, batch, tokens):
             here = [pieces[index] for index in group]
-            part = [Encoded(rows[number].prompt, rows[number].answers[piece]) for number, piece in here]
-            logps = module(batches.packed(policy, part).to(policy.device)).cpu().numpy()
+            part = [_part(rows[number], piece) for number, piece in here]
+            logps = module(pack(part, policy.pad_id).to(policy.device)).cpu().numpy()
             ends = np.cumsum([len(row.answers) for row in part])
             for (number, piece), found in zip(here, np.split(logps, ends[:-1]), strict=True):
                 scores[number][piece] = found
     return scores
 
 
-def _pieces(row: Encoded, tokens: int) -> Iterator[slice]:
+def _pieces(row: EncodedRow, tokens: int) -> Iterator[slice]:
     """Runs of a row's responses that fit one row each."""
-    start, used = 0, len(row.prompt)
+    start, used = 0, len(row.trunk)
     for number, answer in enumerate(row.answers):
         if number > start and used + len(answer) - 1 > tokens:
             yield slice(start, number)
-            start, used = number, len(row.prompt)
+            start, used = number, len(row.trunk)
         used += len(answer) - 1
     if row.answers:
         yield slice(start, len(row.answers))
+
+
+def _part(row: EncodedRow, piece: slice) -> EncodedRow:
+    return replace(row, answers=row.answers[piece], after=row.after and row.after[piece])
 
 
 def _groups(shapes: Sequence[Shape], batch: int, tokens: int) -> Iterator[list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from rosepo_ray.errors import RosepoError
 
-ItemVectors = Callable[[Tensor], Tensor]
-"""Vectors [E, H] of items [E] (rows of its table), in the space of the model's token embeddings; may be trained."""
+Vectors = Callable[[Tensor], Tensor]
+"""Vectors [E, H] of items [E] (rows of a table), in the space of the model's token embeddings; may be trained."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +24,53 @@ class EncodedPrompt:
     ids: list[int]
     """Token ids; where an item stands, any that the model knows: it is not read."""
     items: Sequence[tuple[int, int]] = ()
-    """(column, item) of each vector that stands in place of a token's."""
+    """(column, row of the table) of each item's vector that stands in place of a token's."""
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """What goes through the model in one row: a trunk, read once, and responses that follow some of its columns."""
+
+    trunk: EncodedPrompt
+    """A prompt, or a whole sequence of titles."""
+    answers: Sequence[Sequence[int]]
+    """Token ids of each response."""
+    after: Sequence[int] | None = None
+    """The column of the trunk that each response follows; None where all follow its last."""
+
+    @cached_property
+    def follows(self) -> Sequence[int]:
+        return [len(self.trunk) - 1] * len(self.answers) if self.after is None else self.after
+
+    @cached_property
+    def shared(self) -> list[int]:
+        """How many tokens of each response need no column of their own, since the trunk goes on as it does. (Its last
+        token is never read.)"""
+        return [self._goes_on(*each) for each in zip(self.follows, self.answers, strict=True)]
+
+    @cached_property
+    def _item_columns(self) -> frozenset[int]:
+        return frozenset(column for column, _ in self.trunk.items)
+
+    def _goes_on(self, column: int, answer: Sequence[int]) -> int:
+        ids, share = self.trunk.ids, 0
+        while (
+            share < len(answer) - 1
+            and column + share + 1 < len(ids)
+            and ids[column + share + 1] == answer[share]
+            and column + share + 1 not in self._item_columns
+        ):
+            share += 1
+        return share
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Columns of the trunk, and tokens of the responses beside it at most: common beginnings are counted each."""
+        alone = (len(answer) - 1 - share for answer, share in zip(self.answers, self.shared, strict=True))
+        return len(self.trunk), sum(alone)
 
 
 def item_places(prompts: Sequence[EncodedPrompt], begins: Sequence[int] | None = None) -> Tensor | None:
@@ -40,7 +84,7 @@ def item_places(prompts: Sequence[EncodedPrompt], begins: Sequence[int] | None =
     return torch.tensor(found) if found else None
 
 
-def embed(decoder: Any, ids_BL: Tensor, items_E3: Tensor | None, vectors: ItemVectors | None) -> Tensor:
+def embed(decoder: Any, ids_BL: Tensor, items_E3: Tensor | None, vectors: Vectors | None) -> Tensor:
     """What enters the decoder [B, L, H]: the embeddings of tokens, and of items where these stand."""
     x_BLH: Tensor = decoder.get_input_embeddings()(ids_BL)
     if items_E3 is None:
@@ -51,9 +95,7 @@ def embed(decoder: Any, ids_BL: Tensor, items_E3: Tensor | None, vectors: ItemVe
     return x_BLH.index_put((row_E, column_E), vectors(item_E).to(x_BLH.dtype))
 
 
-def decoder_input(
-    decoder: Any, ids_BL: Tensor, items_E3: Tensor | None, vectors: ItemVectors | None
-) -> dict[str, Tensor]:
+def decoder_input(decoder: Any, ids_BL: Tensor, items_E3: Tensor | None, vectors: Vectors | None) -> dict[str, Tensor]:
     """The same as arguments of the decoder's own forward pass, which embeds plain tokens itself."""
     if items_E3 is None:
         return {"input_ids": ids_BL}

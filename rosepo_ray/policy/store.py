@@ -1,4 +1,5 @@
-"""A policy on disk: policy.json, tokenizer/, and either model/ (all weights) or adapter/ (LoRA beside a named base)."""
+"""A policy on disk: policy.json, tokenizer/, either model/ (all weights) or adapter/ (LoRA beside a named base), and
+items/ where its prompts hold items' vectors."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from rosepo_ray.config.policy import PolicySettings, PretrainedPolicy, PromptSet
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy import pretrained, scratch
 from rosepo_ray.policy.checks import engine
+from rosepo_ray.policy.item_vectors import ItemVectors
 from rosepo_ray.policy.model import Policy, causal_lm
 from rosepo_ray.policy.prompts import Prompter
 
@@ -48,6 +50,8 @@ def save(policy: Policy, folder: Path) -> None:
     policy.tokenizer.save_pretrained(folder / "tokenizer")
     adapted = hasattr(policy.model, "get_base_model")
     policy.model.save_pretrained(folder / ("adapter" if adapted else "model"))
+    if policy.items is not None:
+        policy.items.save(folder / "items")
     description = {"format": 1, "policy": policy.settings.model_dump(), "prompt": policy.prompt.model_dump()}
     (folder / "policy.json").write_text(json.dumps(description, indent=2))
 
@@ -81,7 +85,8 @@ def load(folder: Path, device: str | torch.device = "cpu", trainable: bool = Fal
     pretrained.remove_dropout(model)
     if trainable:
         _recompute_activations(model, settings)
-    return Policy(model.to(device), tokenizer, settings, prompt)
+    vectors = ItemVectors.load(Path(folder) / "items").to(device) if (Path(folder) / "items").is_dir() else None
+    return Policy(model.to(device), tokenizer, settings, prompt, vectors)
 
 
 def _recompute_activations(model: Any, settings: PolicySettings) -> None:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rosepo_ray.catalogue.requests import Requests
 from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.errors import Refused
 from rosepo_ray.losses import Objective
 from rosepo_ray.policy import batches, store
+from rosepo_ray.policy.engine.layout import pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.programs.pair_batch import Derivative, PairBatch, derivatives, pair_batch
 from rosepo_ray.training.buckets import buckets
 from rosepo_ray.training.order import steps
@@ -38,7 +39,7 @@ class AlignProgram:
     def __init__(
         self,
         policy: Policy,
-        title_of: Mapping[str, str],
+        requests: Requests,
         example_ids: Sequence[str],
         rows: Rows,
         align: AlignSettings,
@@ -46,7 +47,7 @@ class AlignProgram:
         world: World,
     ) -> None:
         """`policy` is the SFT policy, trainable; `example_ids` names every training pair, in the table's order."""
-        self.policy, self.title_of, self.ids, self.rows = policy, title_of, example_ids, rows
+        self.policy, self.requests, self.ids, self.rows = policy, requests, example_ids, rows
         self.align, self.seed, self.world = align, seed, world
         self.module = PackedPolicy(policy.model, policy.items)
         self.objective: Objective = align.objective.build().to(world.device)
@@ -70,20 +71,16 @@ class AlignProgram:
             yield self._micros([next(rows) for _ in part.rows], part.real, part.step == 0)
 
     def _micros(self, rows: list[dict[str, Any]], real: bool, fresh: bool) -> list[MicroBatch]:
-        encoded = [batches.encode(self.policy, self._request(row)) for row in rows]
+        encoded = [batches.encode(self.policy, self.requests.of_row(row, self._responses(row))) for row in rows]
         groups = buckets([row.shape for row in encoded], self.align.micro_batch, self.world.device.type)
         micros: list[MicroBatch] = []
         for group in groups:
-            packed = batches.packed(self.policy, [encoded[i] for i in group])
+            packed = pack([encoded[i] for i in group], self.policy.pad_id)
             micros.append(pair_batch([rows[i] for i in group], packed, self.objective.needs, real, fresh))
         return micros
 
-    def _request(self, row: dict[str, Any]) -> Request:
-        return Request(
-            [self.title_of[item] for item in row["history"]],
-            [self.title_of[row["chosen"]], *row["rejected_text"]],
-            [self.title_of[item] for item in row["candidates"]],
-        )
+    def _responses(self, row: dict[str, Any]) -> list[str]:
+        return [*self.requests.titles([row["chosen"]]), *row["rejected_text"]]
 
     def look_ahead(self, micros: Sequence[PairBatch], run: Callable[[Any], Tensor]) -> None:
         """An objective that is not separable gets its exact gradient in two passes: log-probabilities of the global

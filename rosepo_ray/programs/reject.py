@@ -12,7 +12,6 @@ from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.policy import pretrained
 from rosepo_ray.policy.generation import sample
 from rosepo_ray.policy.model import Policy, causal_lm
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
 from rosepo_ray.rejection import Answers, Ask, Pick, RejectionRow, Strategy
 
@@ -42,7 +41,7 @@ class Rejector:
         texts = self._write(framed, asks)
         titles = [self._to_score(*each) for each in zip(framed, asks, texts, strict=True)]
         requests = [
-            Request(self._titles(row.history), scored, self._titles(row.candidates))
+            self.catalogue.requests.of(row.history, row.candidates, scored)
             for row, scored in zip(framed, titles, strict=True)
         ]
         logps = score(self.policy, requests, self.limits.batch, self.limits.tokens)
@@ -64,7 +63,7 @@ class Rejector:
         if not asking:
             return found
         requests = [
-            Request(self._titles(rows[n].history), (), self._titles(rows[n].candidates))
+            self.catalogue.requests.of(rows[n].history, rows[n].candidates)
             for n in asking
             for _ in range(asks[n].texts)
         ]
@@ -90,7 +89,7 @@ class Rejector:
     def _to_score(self, row: RejectionRow, ask: Ask, texts: Sequence[str]) -> list[str]:
         """The target's title, what is drawn already, and all that may still be picked; each text once."""
         drawn = [pick.text for pick in ask.drawn if pick is not None]
-        candidates = self._titles(row.candidates) if ask.scores else []
+        candidates = self.catalogue.requests.titles(row.candidates) if ask.scores else []
         return list(dict.fromkeys([self._title(row.target), *drawn, *candidates, *self._as_items(texts)]))
 
     def _as_items(self, texts: Sequence[str]) -> list[str]:
@@ -99,9 +98,6 @@ class Rejector:
 
     def _title(self, item: str) -> str:
         return self.catalogue.title_of(item)
-
-    def _titles(self, items: Sequence[str]) -> list[str]:
-        return [self.catalogue.title_of(item) for item in items]
 
     def _pair(self, row: dict[str, Any], picks: list[Pick], logp: dict[str, float]) -> dict[str, Any]:
         return {

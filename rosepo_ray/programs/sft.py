@@ -8,11 +8,12 @@ from pathlib import Path
 import pyarrow as pa
 from torch import Tensor
 
+from rosepo_ray.catalogue.requests import Requests
 from rosepo_ray.config.training import FitSettings
 from rosepo_ray.policy import batches, store
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
+from rosepo_ray.policy.segments import EncodedRow
 from rosepo_ray.training.buckets import buckets
 from rosepo_ray.training.order import steps
 from rosepo_ray.training.program import MicroBatch, Plain
@@ -23,9 +24,9 @@ from rosepo_ray.training.world import World
 class WindowRows:
     """Windows of users' sequences: every title but a window's first is a target (dense SFT)."""
 
-    def __init__(self, windows: Windows, titles: Sequence[str]) -> None:
-        """`titles` in the order of the catalogue that the windows number from 1."""
-        self.windows, self.titles = windows, titles
+    def __init__(self, windows: Windows, requests: Requests, item_ids: Sequence[str]) -> None:
+        """`item_ids` in the order of the catalogue that the windows number from 1."""
+        self.windows, self.requests, self.item_ids = windows, requests, item_ids
 
     def row_ids(self, epoch: int) -> list[str]:
         return self.windows.row_ids(epoch)
@@ -33,20 +34,17 @@ class WindowRows:
     def row_id(self, epoch: int, index: int) -> str:
         return self.windows.row_id(epoch, index)
 
-    def encode(self, policy: Policy, rows: Sequence[tuple[int, int]]) -> list[batches.Encoded]:
-        windows = [self.windows.window(*row) for row in rows]
-        return [batches.encode_window(policy, [self.titles[item - 1] for item in window]) for window in windows]
-
-    shape = staticmethod(lambda row: row.chained)
-    micro = staticmethod(batches.dense)
+    def encode(self, policy: Policy, rows: Sequence[tuple[int, int]]) -> list[EncodedRow]:
+        windows = [[self.item_ids[item - 1] for item in self.windows.window(*row)] for row in rows]
+        return [batches.encode_window(policy, self.requests.of(window)) for window in windows]
 
 
 class ExampleRows:
     """Rows of `examples`: the loss falls on the target's title alone."""
 
-    def __init__(self, examples: pa.Table, title_of: dict[str, str]) -> None:
+    def __init__(self, examples: pa.Table, requests: Requests) -> None:
         # In one piece: taking rows of several would put them together again at every step.
-        self.examples, self.title_of = examples.combine_chunks(), title_of
+        self.examples, self.requests = examples.combine_chunks(), requests
         self.example_ids: list[str] = self.examples["example_id"].to_pylist()
 
     def row_ids(self, epoch: int) -> list[str]:
@@ -55,21 +53,11 @@ class ExampleRows:
     def row_id(self, epoch: int, index: int) -> str:
         return self.example_ids[index]
 
-    def encode(self, policy: Policy, rows: Sequence[tuple[int, int]]) -> list[batches.Encoded]:
+    def encode(self, policy: Policy, rows: Sequence[tuple[int, int]]) -> list[EncodedRow]:
         return [
-            batches.encode(
-                policy,
-                Request(
-                    [self.title_of[item] for item in row["history"]],
-                    [self.title_of[row["target"]]],
-                    [self.title_of[item] for item in row.get("candidates", ())],
-                ),
-            )
+            batches.encode(policy, self.requests.of_row(row, self.requests.titles([row["target"]])))
             for row in self.examples.take([index for _, index in rows]).to_pylist()
         ]
-
-    shape = staticmethod(lambda row: row.shape)
-    micro = staticmethod(batches.targets)
 
 
 class SftProgram(Plain):
@@ -94,9 +82,9 @@ class SftProgram(Plain):
         )
         for part in plan:
             encoded, names = self.rows.encode(self.policy, part.rows), [self.rows.row_id(*row) for row in part.rows]
-            groups = buckets(list(map(self.rows.shape, encoded)), self.fit.micro_batch, self.world.device.type)
+            groups = buckets([row.shape for row in encoded], self.fit.micro_batch, self.world.device.type)
             yield [
-                self.rows.micro(self.policy, [encoded[i] for i in group], [names[i] for i in group], part.real)
+                batches.response_rows(self.policy, [encoded[i] for i in group], [names[i] for i in group], part.real)
                 for group in groups
             ]
 

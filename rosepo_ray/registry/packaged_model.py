@@ -20,9 +20,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
+from rosepo_ray.catalogue.requests import Requests
 from rosepo_ray.evaluation.ranking import rank
 from rosepo_ray.policy import store
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
 from rosepo_ray.policy.search.ranking import top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
@@ -37,7 +37,7 @@ class Recommender(PythonModel):
         self.policy = store.load(Path(context.artifacts["policy"]), base=base)
         table = pq.read_table(context.artifacts["items"], columns=["item_id", "title"], partitioning=None)
         self.titles = dict(zip(table["item_id"].to_pylist(), table["title"].to_pylist(), strict=True))
-        self.item_ids = list(self.titles)
+        self.requests, self.item_ids = Requests(self.titles), list(self.titles)
         self.place_of = {item: place for place, item in enumerate(self.item_ids)}
         self.trie = TitleTrie.build(self.policy.prompter, list(self.titles.values()), self.item_ids)
         self.history = int(context.model_config["history"])
@@ -62,18 +62,16 @@ class Recommender(PythonModel):
 
     def _rank(self, asks: list[requests.Ask]) -> list[tuple[list[str], list[float]]]:
         """The candidates of each ask, best first."""
-        prompts = []
-        for ask in asks:
-            candidates = [self.titles[item] for item in ask.candidates or ()]
-            prompts.append(Request([self.titles[item] for item in ask.history], candidates, candidates))
+        prompts = [
+            self.requests.of(ask.history, ask.candidates, self.requests.titles(ask.candidates or ())) for ask in asks
+        ]
         logps = score(self.policy, prompts, self.batch, self.tokens)
         ranked = [rank(ask.row_id, ask.candidates or [], values) for ask, values in zip(asks, logps, strict=True)]
         return [(items, values.tolist()) for items, values in ranked]
 
     def _search(self, asks: list[requests.Ask], top: int, repeats: bool) -> list[tuple[list[str], list[float]]]:
         """The best of the whole catalogue for each ask."""
-        ids = self.policy.prompter.prompt_ids
-        prompts = [ids(Request([self.titles[item] for item in ask.history])) for ask in asks]
+        prompts = [self.policy.prompter.prompt_ids(self.requests.of(ask.history)) for ask in asks]
         found = top_k(
             self.policy,
             self.trie,

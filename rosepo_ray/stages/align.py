@@ -95,11 +95,12 @@ def program(
     data: str, sft: str, pairs: str, stream: Rows, align: AlignSettings, seed: int, world: World
 ) -> AlignProgram:
     """Alignment of the SFT policy on one worker, its pairs from `stream`."""
+    from rosepo_ray.catalogue.requests import Requests
     from rosepo_ray.policy import store
     from rosepo_ray.programs.align import AlignProgram
 
     items = tables.read(data, "items", ["item_id", "title"])
-    title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    requests = Requests(dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True)))
     with storage.local_copy(storage.join(sft, "model")) as folder:
         policy = store.load(folder, trainable=True)
-    return AlignProgram(policy, title_of, _training_ids(pairs), stream, align, seed, world)
+    return AlignProgram(policy, requests, _training_ids(pairs), stream, align, seed, world)

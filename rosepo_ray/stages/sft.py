@@ -82,13 +82,15 @@ def program(source: Source, fit: FitSettings, world: World) -> SftProgram:
 
 
 def _rows(source: Source, item_ids: list[str], titles: list[str]) -> WindowRows | ExampleRows:
+    from rosepo_ray.catalogue.requests import Requests
     from rosepo_ray.programs.sft import ExampleRows, WindowRows
     from rosepo_ray.training.windows import Sequences, Windows
 
+    requests = Requests(dict(zip(item_ids, titles, strict=True)))
     if source.dense:
         sequences = Sequences.from_table(tables.read(source.data, "sequences"), item_ids)
-        return WindowRows(Windows(sequences, source.history, source.seed), titles)
+        return WindowRows(Windows(sequences, source.history, source.seed), requests, item_ids)
     listed = ["candidates"] if source.prompt.list_candidates else []
     columns = ["example_id", "history", "target", "split", *listed]
     examples = tables.read(source.data, "examples", columns, split="train")
-    return ExampleRows(examples, dict(zip(item_ids, titles, strict=True)))
+    return ExampleRows(examples, requests)

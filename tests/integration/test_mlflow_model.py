@@ -116,9 +116,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def ranking(folder: Path, cases: list[dict[str, Any]] = CASES) -> list[dict[str, Any]]:
     """What the evaluation stage computes for the cases."""
+    from rosepo_ray.catalogue.requests import Request
     from rosepo_ray.evaluation.ranking import rank
     from rosepo_ray.policy import store
-    from rosepo_ray.policy.prompts import Request
     from rosepo_ray.policy.scoring import score
 
     title = dict(zip(IDS, TITLES, strict=True))

@@ -55,8 +55,8 @@ def test_a_second_start_recomputes_nothing(settings: Settings, finished: dict[st
 
 def test_pairs_hold_the_policys_own_mistake_and_its_log_probabilities(finished: dict[str, Any]):
     """The stored reference is recomputed response by response with the saved SFT policy."""
+    from rosepo_ray.catalogue.requests import Request
     from rosepo_ray.policy import store
-    from rosepo_ray.policy.prompts import Request
     from rosepo_ray.policy.scoring import score
 
     stages = finished["stages"]

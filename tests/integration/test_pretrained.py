@@ -67,9 +67,9 @@ def test_every_stage_left_its_marker_and_only_adapters_are_stored(finished: dict
 
 def test_the_reference_is_the_sft_adapter_and_not_the_bare_base(settings: Settings, finished: dict[str, Any]):
     """The stored log-probabilities are recomputed title by title: with the SFT adapter they agree, without not."""
+    from rosepo_ray.catalogue.requests import Request
     from rosepo_ray.policy import pretrained, store
     from rosepo_ray.policy.model import Policy
-    from rosepo_ray.policy.prompts import Request
     from rosepo_ray.policy.scoring import score
 
     table = tables.read(finished["data"].folder, "items")

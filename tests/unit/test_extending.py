@@ -17,11 +17,11 @@ import pytest
 
 from rosepo_ray import storage
 from rosepo_ray.catalogue.encoders import build_encoder
+from rosepo_ray.catalogue.requests import Request, Requests
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.errors import BadInput
 from rosepo_ray.evaluation import metrics, ranking_metrics
 from rosepo_ray.policy import scoring, store
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.programs.align import AlignProgram
 from rosepo_ray.registry import gates
 from rosepo_ray.run import pipeline, promote, sources
@@ -78,7 +78,9 @@ def test_the_objective_is_chosen_on_the_command_line_and_trains(page: Path) -> N
             "example_id": f"u{n}:1", "history": [history], "candidates": rest, "chosen": chosen,
             "rejected_text": [TITLE_OF[rejected]], "ref_chosen_logp": first, "ref_rejected_logps": [second],
         }  # fmt: skip
-    program = AlignProgram(policy, TITLE_OF, list(rows), lambda ids: (rows[i] for i in ids), align, 1, World())
+    program = AlignProgram(
+        policy, Requests(TITLE_OF), list(rows), lambda ids: (rows[i] for i in ids), align, 1, World()
+    )
     losses: list[float] = []
     in_process.train(program, align, 8, lambda step, figures: losses.append(figures["loss"]))
     assert losses[0] == pytest.approx(2.5**2, abs=1e-2)

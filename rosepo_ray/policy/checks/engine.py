@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy.engine.layout import pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.search.ranking import score_all
 from rosepo_ray.policy.search.title_trie import TitleTrie
-from rosepo_ray.policy.segments import EncodedPrompt
+from rosepo_ray.policy.segments import EncodedPrompt, EncodedRow
 
 TOLERANCE = 1e-3
 """Absolute, of a response's log-probability, and relative, of a gradient; fp32 on both sides differs by about 1e-5."""
@@ -38,7 +38,8 @@ def refuse_other_arithmetic(policy: Policy, titles: list[str]) -> None:
     few = titles[:3]
     answers = [prompter.response_ids(title) for title in few]
     prompts = [prompter.prompt_ids(Request(titles[:n], (), few)) for n in (1, 2)]
-    batch, packed_policy = pack(prompts, [answers, answers], policy.pad_id), PackedPolicy(policy.model)
+    batch = pack([EncodedRow(prompt, answers) for prompt in prompts], policy.pad_id)
+    packed_policy = PackedPolicy(policy.model)
     with _shaken_adapters(policy.model):
         plain = torch.stack([_plain(policy, prompt, answer) for prompt in prompts for answer in answers])
         if not all(map(math.isfinite, plain.tolist())):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from rosepo_ray.catalogue.items import title_key
+from rosepo_ray.catalogue.requests import Request, Requests
 from rosepo_ray.config.policy import PolicySettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import scratch
@@ -58,7 +59,7 @@ def refuse_unreadable_titles(policy: PolicySettings, prompt: PromptSettings, dat
     if prompt.list_candidates:
         longest_prompt = _longest_list(prompter, items, lengths, data)
     else:
-        longest_prompt = _Prompt(len(prompter.whole_prompt_ids([longest], None)), f"the title {_short(longest)}", 0)
+        longest_prompt = _Prompt(len(prompter.whole_prompt_ids(Request([longest]))), f"the title {_short(longest)}", 0)
     if context is not None:
         _check_context(prompter, titles, lengths, longest_prompt, context, f"tokens that {whose} takes")
     _check_prompt(prompter, longest_prompt)
@@ -141,10 +142,10 @@ def _check_prompt(prompter: Prompter, prompt: _Prompt) -> None:
 
 def _longest_list(prompter: Prompter, items: pa.Table, lengths: np.ndarray, data: str) -> _Prompt:
     """Writes out the prompts of the examples that are longest by the sum of their titles' tokens."""
-    title_of = dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+    requests = Requests(dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True)))
     prompts = [_Prompt(0, "no example", 0)]
     for _, example, last, candidates in heapq.nlargest(_MEASURED, _longest(items["item_id"], lengths, data)):
-        ids = prompter.whole_prompt_ids([title_of[last]], [title_of[item] for item in candidates])
+        ids = prompter.whole_prompt_ids(requests.of([last], candidates))
         whose = f"example {example}, which lists {len(candidates)} candidates,"
         prompts.append(_Prompt(len(ids), whose, len(candidates)))
     return max(prompts, key=lambda prompt: prompt.tokens)

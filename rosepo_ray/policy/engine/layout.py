@@ -1,9 +1,11 @@
-"""Packed rows: one prompt and all its responses in a single row, so that the prompt is computed once.
+"""Packed rows: what many responses share is read once.
 
-A row is prompt | tree. The tree holds the responses' tokens, common beginnings once, each token before those that
-follow it. A token sees the prompt, its own path in the tree and itself, and its position counts along that path, so
-the log-probability of a response equals that of prompt + response alone. All prompts of a batch are padded to one
-length and all trees to another: the prompts' part is plain causal attention and only the trees' part needs a mask.
+A row is trunk | tree. The trunk is a prompt, or a whole sequence of titles; each response follows one of its columns
+(a prompt's last; in a sequence the end of a title). As far as the trunk itself goes on as the response does, the
+response is read off the trunk; the rest of its tokens hang in the tree, common beginnings once. A token of the tree
+sees the trunk up to where its branch leaves it, its own path and itself, and its position counts along that path, so
+the log-probability of a response equals that of what it follows + response alone. All trunks of a batch are padded to
+one length and all trees to another: the trunks' part is plain causal attention and only the trees' part needs a mask.
 """
 
 from __future__ import annotations
@@ -15,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rosepo_ray.policy.segments import EncodedPrompt, item_places
+from rosepo_ray.policy.segments import EncodedRow, item_places
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """B rows of L = P + S columns (prompts, trees), and M predicted tokens of R responses."""
+    """B rows of L = P + S columns (trunks, trees), and M predicted tokens of R responses."""
 
     input_ids_BL: Tensor
     position_ids_BL: Tensor
     prefix: int
-    """P: columns of the prompts."""
+    """P: columns of the trunks."""
     seen_BSL: Tensor | None
     """Which columns each tree token sees; None where S is 0, and attention is causal everywhere."""
     ask_BQ: Tensor
@@ -69,124 +71,99 @@ def pick(x: Tensor, columns_BQ: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Tree:
-    """A row's tree: its S tokens, each with its depth and the end of its subtree (exclusive)."""
+    """A row's tree: its S tokens, each with its position, the trunk's column that its branch leaves, and the end of its
+    subtree (exclusive)."""
 
     ids: list[int]
-    depths: list[int]
+    positions: list[int]
+    leaves: list[int]
     ends: list[int]
     asks: list[int]
-    """Of each predicted token: the tree token that predicts it, -1 for the prompt's last."""
+    """Of each predicted token: the tree token that predicts it, or -1 - the column of the trunk that does."""
     targets: list[int]
     owners: list[int]
 
 
-def _tree(answers: Sequence[Sequence[int]]) -> _Tree:
-    tree = _Tree([], [], [], [], [], [])
+def _tree(row: EncodedRow) -> _Tree:
+    tree = _Tree([], [], [], [], [], [], [])
+    shares, follows = row.shared, row.follows
+    rests = [answer[share:] for answer, share in zip(row.answers, shares, strict=True)]
+    leaves = [column + share for column, share in zip(follows, shares, strict=True)]
     path: list[int] = []
     before: Sequence[int] = []
-    # Sorted, a response shares its beginning with the one before it or with none: depth first by itself.
-    for owner in sorted(range(len(answers)), key=lambda number: list(answers[number])):
-        answer = answers[owner]
-        shared = 0
-        while shared < min(len(path), len(answer) - 1) and before[shared] == answer[shared]:
-            shared += 1
-        for node in path[shared:]:
+    leaf = -1
+    # Sorted, a branch shares its beginning with the one before it or with none: depth first by itself.
+    for owner in sorted(range(len(rests)), key=lambda number: (leaves[number], rests[number])):
+        rest, common = rests[owner], 0
+        if leaves[owner] == leaf:
+            while common < min(len(path), len(rest) - 1) and before[common] == rest[common]:
+                common += 1
+        for node in path[common:]:
             tree.ends[node] = len(tree.ids)
-        del path[shared:]
-        for depth in range(shared, len(answer) - 1):
+        del path[common:]
+        leaf = leaves[owner]
+        for depth in range(common, len(rest) - 1):
             path.append(len(tree.ids))
-            tree.ids.append(answer[depth])
-            tree.depths.append(depth)
+            tree.ids.append(rest[depth])
+            tree.positions.append(leaf + 1 + depth)
+            tree.leaves.append(leaf)
             tree.ends.append(0)
-        tree.asks.extend((-1, *path[: len(answer) - 1]))
-        tree.targets.extend(answer)
-        tree.owners.extend([owner] * len(answer))
-        before = answer
+        tree.asks.extend((*range(-1 - follows[owner], -2 - leaf, -1), *path[: len(rest) - 1]))
+        tree.targets.extend(row.answers[owner])
+        tree.owners.extend([owner] * len(row.answers[owner]))
+        before = rest
     for node in path:
         tree.ends[node] = len(tree.ids)
     return tree
 
 
-def pack(prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Sequence[int]]], pad_id: int) -> PackedBatch:
-    """Rows from prompts [B] and, per row, the ids of its responses (end token included).
-
-    Each prompt and each response needs at least one token. The last token of a response is predicted, never fed.
-    """
-    trees = [_tree(answers) for answers in responses]
-    size, prefix, width = len(trees), max(map(len, prompts)), max(len(tree.ids) for tree in trees)
+def pack(rows: Sequence[EncodedRow], pad_id: int) -> PackedBatch:
+    """Each trunk and each response needs at least one token. The last token of a response is predicted, never fed."""
+    trees = [_tree(row) for row in rows]
+    size, prefix, width = len(trees), max(len(row.trunk) for row in rows), max(len(tree.ids) for tree in trees)
+    asked = [sorted({-1 - ask for ask in tree.asks if ask < 0}) for tree in trees]
+    most = max(len(columns) + len(tree.ids) for columns, tree in zip(asked, trees, strict=True))
     ids = torch.full((size, prefix + width), pad_id, dtype=torch.long)
-    positions = torch.zeros((size, prefix + width), dtype=torch.long)
-    positions[:, :prefix] = torch.arange(prefix)
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
+    positions = torch.arange(prefix + width).repeat(size, 1)
+    leaves = torch.full((size, width), -1)
     ends = torch.arange(1, width + 1).repeat(size, 1)  # padding sees itself, else softmax gives NaN
-    ask = torch.zeros((size, 1 + width), dtype=torch.long)
+    ask = torch.zeros((size, most), dtype=torch.long)
     place: list[int] = []
-    targets: list[int] = []
     owners: list[int] = []
     first = 0
-    for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
+    for number, (row, tree, columns) in enumerate(zip(rows, trees, asked, strict=True)):
         here = slice(prefix, prefix + len(tree.ids))
-        ids[row, : len(prompt)] = torch.tensor(prompt.ids)
-        ids[row, here] = torch.tensor(tree.ids, dtype=torch.long)
-        positions[row, here] = torch.tensor(tree.depths, dtype=torch.long) + len(prompt)
-        ends[row, : len(tree.ids)] = torch.tensor(tree.ends, dtype=torch.long)
-        ask[row, 0] = len(prompt) - 1
-        ask[row, 1 : 1 + len(tree.ids)] = torch.arange(here.start, here.stop)
-        place += [row * (1 + width) + 1 + asked for asked in tree.asks]
-        targets += tree.targets
+        ids[number, : len(row.trunk)] = torch.tensor(row.trunk.ids)
+        ids[number, here] = torch.tensor(tree.ids, dtype=torch.long)
+        positions[number, here] = torch.tensor(tree.positions, dtype=torch.long)
+        positions[number, here.stop :] = 0
+        leaves[number, : len(tree.ids)] = torch.tensor(tree.leaves, dtype=torch.long)
+        ends[number, : len(tree.ids)] = torch.tensor(tree.ends, dtype=torch.long)
+        ask[number, : len(columns) + len(tree.ids)] = torch.tensor([*columns, *range(here.start, here.stop)])
+        index = {-1 - column: place for place, column in enumerate(columns)}
+        place += [number * most + (index[asks] if asks < 0 else len(columns) + asks) for asks in tree.asks]
         owners += [first + owner for owner in tree.owners]
-        first += len(responses[row])
+        first += len(row.answers)
     return PackedBatch(
         ids,
         positions,
         prefix,
-        _seen(lengths, ends, prefix) if width else None,
+        _seen(leaves, ends, prefix) if width else None,
         ask,
         torch.tensor(place),
-        torch.tensor(targets),
+        torch.tensor([target for tree in trees for target in tree.targets]),
         torch.tensor(owners),
         first,
-        int(lengths.sum()) + sum(len(tree.ids) for tree in trees),
-        item_places(prompts),
+        sum(len(row.trunk) + len(tree.ids) for row, tree in zip(rows, trees, strict=True)),
+        item_places([row.trunk for row in rows]),
     )
 
 
-def _seen(lengths_B: Tensor, ends_BS: Tensor, prefix: int) -> Tensor:
-    """A tree token sees its prompt, and the tree tokens before it whose subtree it lies in."""
+def _seen(leaves_BS: Tensor, ends_BS: Tensor, prefix: int) -> Tensor:
+    """A tree token sees the trunk up to where its branch leaves it, and the tree tokens before it whose subtree it lies
+    in."""
     width = ends_BS.shape[1]
-    prompt_BSP = (torch.arange(prefix) < lengths_B[:, None])[:, None, :].expand(-1, width, -1)
+    trunk_BSP = torch.arange(prefix) <= leaves_BS[..., None]
     query, key = torch.arange(width)[:, None], torch.arange(width)[None, :]
     tree_BSS = (key <= query) & (query < ends_BS[:, None, :])
-    return torch.cat([prompt_BSP, tree_BSS], 2)
-
-
-def chain(prompts: Sequence[EncodedPrompt], responses: Sequence[Sequence[Sequence[int]]], pad_id: int) -> PackedBatch:
-    """Rows in which each response follows the one before and sees it: dense training on whole sequences."""
-    flats = [[token for answer in answers for token in answer] for answers in responses]
-    fed = [[*prompt.ids, *flat[:-1]] for prompt, flat in zip(prompts, flats, strict=True)]
-    length, asked = max(map(len, fed)), max(map(len, flats))
-    ids = torch.full((len(fed), length), pad_id, dtype=torch.long)
-    ask = torch.zeros((len(fed), asked), dtype=torch.long)
-    place: list[int] = []
-    owners: list[int] = []
-    first = 0
-    for row, (prompt, flat, tokens) in enumerate(zip(prompts, flats, fed, strict=True)):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        ask[row, : len(flat)] = torch.arange(len(prompt) - 1, len(tokens))
-        place += range(row * asked, row * asked + len(flat))
-        owners += [first + number for number, answer in enumerate(responses[row]) for _ in answer]
-        first += len(responses[row])
-    # Padding stands at the end, where causal attention never looks back at it.
-    return PackedBatch(
-        ids,
-        torch.arange(length).expand(len(fed), length),
-        length,
-        None,
-        ask,
-        torch.tensor(place),
-        torch.tensor([token for flat in flats for token in flat]),
-        torch.tensor(owners),
-        first,
-        sum(map(len, fed)),
-        item_places(prompts),
-    )
+    return torch.cat([trunk_BSP, tree_BSS], 2)

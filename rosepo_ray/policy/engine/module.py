@@ -13,7 +13,7 @@ from rosepo_ray.policy.engine import gpt2, llama
 from rosepo_ray.policy.engine.attention import additive
 from rosepo_ray.policy.engine.layout import PackedBatch, pick
 from rosepo_ray.policy.model import causal_lm
-from rosepo_ray.policy.segments import ItemVectors, decoder_input, embed
+from rosepo_ray.policy.segments import Vectors, decoder_input, embed
 
 _ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
 
@@ -28,7 +28,7 @@ class PackedPolicy(nn.Module):
     """The module that training wraps: a packed batch in, summed log-probabilities of its responses out."""
 
     def __init__(self, model: nn.Module, items: nn.Module | None = None) -> None:
-        """`items` gives the vectors of items in prompts (`segments.ItemVectors`)."""
+        """`items` gives the vectors of items in prompts (`segments.Vectors`)."""
         super().__init__()
         self.model, self.items = model, items
 
@@ -38,7 +38,7 @@ class PackedPolicy(nn.Module):
         return logps_M.new_zeros(batch.responses).index_add(0, batch.owner_M, logps_M)
 
 
-def token_logps(model: Any, batch: PackedBatch, items: ItemVectors | None = None) -> Tensor:
+def token_logps(model: Any, batch: PackedBatch, items: Vectors | None = None) -> Tensor:
     """Log-probability [M] of each predicted token; only predicting columns go through the output head."""
     head = causal_lm(model).get_output_embeddings()
     hidden_NH = hidden(model, batch, items).flatten(0, 1)
@@ -69,7 +69,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def hidden(model: Any, batch: PackedBatch, items: ItemVectors | None = None) -> Tensor:
+def hidden(model: Any, batch: PackedBatch, items: Vectors | None = None) -> Tensor:
     """The last hidden state [B, Q, H] of the asked columns, as the output head takes it."""
     inner = causal_lm(model)
     decoder = getattr(inner, inner.base_model_prefix)
@@ -108,7 +108,7 @@ def _run(block: Any, *arguments: Any) -> Tensor:
     return block(*arguments)
 
 
-def _by_its_own_forward(decoder: Any, batch: PackedBatch, items: ItemVectors | None) -> Tensor:
+def _by_its_own_forward(decoder: Any, batch: PackedBatch, items: Vectors | None) -> Tensor:
     """[B, L, H] by the decoder itself, told by a 4-D mask who sees whom."""
     return decoder(
         **decoder_input(decoder, batch.input_ids_BL, batch.items_E3, items),

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.errors import BadInput
 from rosepo_ray.library.align import Aligned, align
 from rosepo_ray.library.dataset import Dataset
 from rosepo_ray.library.evaluate import evaluate
 from rosepo_ray.library.policy import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
 from tests import synthetic
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from rosepo_ray.catalogue.items import Catalogue
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.errors import BadInput
 from rosepo_ray.library.policy import Policy
 from rosepo_ray.policy import store
 from rosepo_ray.policy.generation import generate
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
 from tests import tiny_models
 

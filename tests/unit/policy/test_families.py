@@ -10,18 +10,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, CohereConfig, MistralConfig
 
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy import pretrained, store
 from rosepo_ray.policy.checks import engine
-from rosepo_ray.policy.engine.layout import pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.generation import generate
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
 from rosepo_ray.policy.segments import EncodedPrompt
 from tests import tiny_models
+from tests.rows import pack
 
 TITLES = ["Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat", "Twelve Monkeys", "Babe", "Seven (Se7en)"]
 # Each family one way and both ways at least once: engine/test_packed.py tries them all.

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.policy import store
 from rosepo_ray.policy.generation import generate, sample
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 
 TITLES = ["Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat", "Twelve Monkeys", "Babe", "Seven (Se7en)"]
 REQUESTS = [Request(TITLES[:n]) for n in (1, 5, 3, 2)]

@@ -9,16 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, GPT2Config, Qwen2Config
 
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.config.policy import PretrainedPolicy, PromptSettings, ScratchPolicy
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.policy import batches, pretrained, store
-from rosepo_ray.policy.engine.layout import chain, pack
+from rosepo_ray.policy import batches, pretrained, scoring, store
+from rosepo_ray.policy.engine import layout
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.generation import generate
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
-from rosepo_ray.policy.segments import EncodedPrompt
+from rosepo_ray.policy.segments import EncodedPrompt, EncodedRow
+from tests.rows import chain, pack
 
 TITLES = ["Toy Story", "GoldenEye", "Four Rooms", "Get Shorty", "Copycat", "Twelve Monkeys", "Babe", "Seven (Se7en)"]
 SCRATCH = ScratchPolicy(hidden=32, layers=2, heads=2, vocabulary=300)
@@ -102,8 +103,8 @@ def test_packed_gradients_equal_separate_gradients(policy: Policy):
 def test_dense_rows_give_each_title_given_all_before_it(policy: Policy):
     prompter = policy.prompter
     window = TITLES[:4]
-    rows = [batches.encode_window(policy, titles) for titles in (window, TITLES[4:6])]
-    micro = batches.dense(policy, rows, ["a", "b"], real=True)
+    rows = [batches.encode_window(policy, Request(titles)) for titles in (window, TITLES[4:6])]
+    micro = batches.response_rows(policy, rows, ["a", "b"], real=True)
     with torch.inference_mode():
         found = PackedPolicy(policy.model)(micro.inputs).tolist()
     expected = [
@@ -113,7 +114,7 @@ def test_dense_rows_give_each_title_given_all_before_it(policy: Policy):
     ]
     assert found == pytest.approx(expected, abs=1e-4)
     assert micro.count == sum(len(prompter.response_ids(t)) for t in [*TITLES[1:4], TITLES[5]])
-    assert batches.dense(policy, rows[:1], ["a"], real=False).count == 0
+    assert batches.response_rows(policy, rows[:1], ["a"], real=False).count == 0
 
 
 def test_chain_and_pack_agree_on_single_responses():
@@ -137,8 +138,8 @@ def test_a_pass_takes_no_more_tokens_than_told_and_scores_stay_the_same(
     requests = [Request(TITLES[:n], TITLES[: 1 + n % 7]) for n in range(1, 8)] + [Request(TITLES[:2])]
     passes: list[tuple[int, int]] = []
 
-    def noted(policy: Policy, rows: list[batches.Encoded]) -> object:
-        packed = pack([row.prompt for row in rows], [row.answers for row in rows], policy.pad_id)
+    def noted(rows: list[EncodedRow], pad_id: int) -> object:
+        packed = layout.pack(rows, pad_id)
         passes.append(tuple(packed.input_ids_BL.shape))
         return packed
 
@@ -146,7 +147,7 @@ def test_a_pass_takes_no_more_tokens_than_told_and_scores_stay_the_same(
     longest = max(len(policy.prompter.prompt_ids(r)) for r in requests) + max(
         len(policy.prompter.response_ids(t)) for t in TITLES
     )
-    monkeypatch.setattr(batches, "packed", noted)
+    monkeypatch.setattr(scoring, "pack", noted)
     for tokens in (longest, 2 * longest, 500):
         passes.clear()
         for a, b in zip(score(policy, requests, 3, tokens), whole, strict=True):

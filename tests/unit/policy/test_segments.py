@@ -17,7 +17,7 @@ from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSetti
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy import pretrained, store
 from rosepo_ray.policy.engine import module
-from rosepo_ray.policy.engine.layout import PackedBatch, chain, pack
+from rosepo_ray.policy.engine.layout import PackedBatch
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.generation import write
 from rosepo_ray.policy.model import Policy, causal_lm
@@ -26,6 +26,7 @@ from rosepo_ray.policy.search.ranking import score_all, top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
 from rosepo_ray.policy.segments import EncodedPrompt, item_places
 from tests import tiny_models
+from tests.rows import chain, pack
 
 END = 1
 TITLES = ["Toy Story", "Toy", "GoldenEye", "Four Rooms", "Babe", "Babe: Pig in the City", "Amélie", "Twelve Monkeys"]

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+from rosepo_ray.catalogue.requests import Request, Requests
 from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.errors import Refused
@@ -19,7 +20,6 @@ from rosepo_ray.losses import Objective, Pairs
 from rosepo_ray.losses.objective import WithBeta
 from rosepo_ray.policy import scoring, store
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.programs.align import AlignProgram
 from rosepo_ray.programs.pair_batch import joined
 from rosepo_ray.training import checkpoint, loop
@@ -109,7 +109,9 @@ def make_program(
         for need in COLUMNS.keys() - align.objective.needs:
             for column in COLUMNS[need]:
                 del row[column]
-    return AlignProgram(policy, TITLE_OF, list(rows), lambda ids: (rows[i] for i in ids), align, 3, world or World())
+    return AlignProgram(
+        policy, Requests(TITLE_OF), list(rows), lambda ids: (rows[i] for i in ids), align, 3, world or World()
+    )
 
 
 @dataclass

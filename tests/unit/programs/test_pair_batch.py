@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from rosepo_ray.losses import Objective, ObjectiveSettings, Pairs
-from rosepo_ray.policy.engine.layout import PackedBatch, pack
+from rosepo_ray.policy.engine.layout import PackedBatch
 from rosepo_ray.policy.segments import EncodedPrompt
 from rosepo_ray.programs.pair_batch import PairBatch, derivatives, pair_batch
 from rosepo_ray.training.world import World
+from tests.rows import pack
 
 ROWS: list[dict[str, Any]] = [
     {

@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 import pytest
 
 from rosepo_ray.catalogue.items import Catalogue, title_key
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.policy import store
 from rosepo_ray.policy.generation import generate
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.scoring import score
 from rosepo_ray.programs import reject
 from rosepo_ray.programs.reject import Rejector

@@ -26,6 +26,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoModel, BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, T5Config
 
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.config.policy import LoraSettings, PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.on_ray import cluster
@@ -281,7 +282,7 @@ def test_a_prompt_begins_as_the_tokenizer_begins_a_text():
     tokenizer = word_tokenizer()
     plain = Prompter(tokenizer, PromptSettings())
     assert plain.opening == []
-    assert plain.whole_prompt_ids([TITLES[0]], None).ids[0] == plain.end_id
+    assert plain.whole_prompt_ids(Request([TITLES[0]])).ids[0] == plain.end_id
     tokenizer.add_special_tokens({"bos_token": "<begin>"})
     begin = tokenizer.convert_tokens_to_ids("<begin>")
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -290,7 +291,7 @@ def test_a_prompt_begins_as_the_tokenizer_begins_a_text():
     for template in ("titles", "instruction"):
         prompter = Prompter(tokenizer, PromptSettings(template=template))
         assert prompter.opening == [begin]
-        ids = prompter.whole_prompt_ids([TITLES[0]], None).ids
+        ids = prompter.whole_prompt_ids(Request([TITLES[0]])).ids
         assert ids[0] == begin
         assert ids.count(begin) == 1
         assert begin not in prompter.response_ids(TITLES[0])
@@ -441,7 +442,7 @@ def test_a_candidate_list_longer_than_the_prompt(base: Path, tmp_path: Path):
     data = write_data(tmp_path, titles, [*LISTS, [9, 8, 9], [8, 9, 1]])
     prompter = Prompter(pretrained.refuse_unfit_model(using(base).policy, 100), using(base).prompt)
     prompt = PromptSettings(template="instruction", list_candidates=True)
-    whole = Prompter(prompter.tokenizer, prompt).whole_prompt_ids([titles[9]], [titles[8], titles[9]])
+    whole = Prompter(prompter.tokenizer, prompt).whole_prompt_ids(Request([titles[9]], (), [titles[8], titles[9]]))
 
     def given_room(tokens: int) -> Settings:
         settings = using(base)

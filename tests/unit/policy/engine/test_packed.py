@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, MixtralConfig
 
 from rosepo_ray.config.policy import LoraSettings
 from rosepo_ray.policy import pretrained
-from rosepo_ray.policy.engine import llama, module
-from rosepo_ray.policy.engine.layout import chain, pack
+from rosepo_ray.policy.engine import layout, llama, module
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import causal_lm
-from rosepo_ray.policy.segments import EncodedPrompt
+from rosepo_ray.policy.segments import EncodedPrompt, EncodedRow
 from tests import tiny_models
+from tests.rows import chain, pack
 
 END = 1
 FAMILIES = ("llama", "llama-tied", "qwen2", "qwen3", "gpt2")
@@ -125,6 +125,39 @@ def test_a_row_holds_each_beginning_once_and_a_token_sees_its_own_path(rows: lis
         assert answer[len(before) - len(prompts[number])] == target
         written[owner].append(target)
     assert [sorted(found) for found in written.values()] == [sorted(answer) for _, answer in flat]
+
+
+@st.composite
+def trunk_row(draw: st.DrawFn) -> EncodedRow:
+    """A sequence, and responses anywhere in it: what comes next there, with other ends, or something else."""
+    trunk = draw(st.lists(token, min_size=1, max_size=9))
+    after = draw(st.lists(st.integers(0, len(trunk) - 1), min_size=1, max_size=6))
+    answers = [draw(st.one_of(title, st.just([*trunk[at + 1 :][: draw(st.integers(0, 4))], END]))) for at in after]
+    return EncodedRow(EncodedPrompt(trunk), answers, after)
+
+
+@settings(max_examples=6)
+@given(rows=st.lists(trunk_row(), min_size=1, max_size=3))
+def test_responses_along_a_sequence_equal_separate_rows(model: Any, rows: list[EncodedRow]) -> None:
+    prompts = [row.trunk.ids[: at + 1] for row in rows for at in row.follows]
+    apart = separate(model, prompts, [[answer] for row in rows for answer in row.answers])
+    packed = PackedPolicy(model)(layout.pack(rows, 0))
+    torch.testing.assert_close(packed, apart, atol=1e-4, rtol=0)
+    ours, theirs = gradient(model, packed), gradient(model, apart)
+    assert float((ours - theirs).norm() / theirs.norm()) < 1e-4
+
+
+@given(rows=st.lists(trunk_row(), min_size=1, max_size=3))
+def test_what_the_sequence_holds_already_takes_no_column(rows: list[EncodedRow]) -> None:
+    for row in rows:
+        beginnings = {
+            (*row.trunk.ids[: at + 1], *answer[:n])
+            for at, answer in zip(row.follows, row.answers, strict=True)
+            for n in range(1, len(answer))
+        }
+        own = beginnings - {tuple(row.trunk.ids[:n]) for n in range(len(row.trunk) + 1)}
+        assert layout.pack([row], 0).tokens == len(row.trunk) + len(own)
+        assert row.shape[1] >= len(own)
 
 
 @pytest.mark.parametrize(("family", "last"), [("llama", "layers.1.mlp.down_proj"), ("gpt2", "h.1.mlp.c_proj")])

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rosepo_ray import seeds
+from rosepo_ray.catalogue.requests import Request
 from rosepo_ray.config.policy import LoraSettings, PretrainedPolicy, PromptSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy import store
 from rosepo_ray.policy.model import Policy
-from rosepo_ray.policy.prompts import Request
 from rosepo_ray.policy.search.constrained import generate_items
 from rosepo_ray.policy.search.ranking import top_k
 from rosepo_ray.policy.search.title_trie import TitleTrie
