@@ -66,7 +66,7 @@ def bare(settings: Settings, inputs: dict[str, str]) -> list[dict[str, float]]:
         found.append({**metrics, "ask_seconds": pairs.seconds})
         pairs.seconds = 0.0
 
-    in_process.train(made, settings.align, math.ceil(len(made.ids) / settings.align.batch), on_step)
+    in_process.train(made, settings.align, math.ceil(len(made.units) / settings.align.batch), on_step)
     assert "ray" not in sys.modules
     return found
 

@@ -13,6 +13,9 @@ from rosepo_ray.config.training import FitSettings
 class AlignSettings(FitSettings):
     objective: Annotated[Any, OBJECTIVES] = Field(default_factory=OBJECTIVES.default)
     """Preference objective."""
+    dense: bool = False
+    """Whole windows of history + 1 items as one row that holds a pair for each of its positions (titles prompt only):
+    many more pairs for the same compute. `batch` and `micro_batch` then count windows."""
     sft_weight: float = Field(0.0, ge=0)
     """Weight of the SFT term on the chosen title (mean per token)."""
     epochs: int = Field(1, ge=1)
@@ -20,6 +23,6 @@ class AlignSettings(FitSettings):
     lr: float = Field(1e-4, gt=0)
     """Peak learning rate."""
 
-    def steps(self, pairs: int) -> int:
-        """Optimiser steps over so many pairs; passes join without a gap."""
-        return -(-pairs * self.epochs // self.batch)
+    def steps(self, units: int) -> int:
+        """Optimiser steps over so many pairs, or windows of them; passes join without a gap."""
+        return -(-units * self.epochs // self.batch)

@@ -3,16 +3,17 @@
     @stage(needs=("data", "sft"))
     def reject(inputs: Inputs, out: str, *, seed: int, rejection: RejectionSettings, …) -> RejectResult:
 
-The keyword-only parameters are the sections of `Settings` that it is given, and it gets no others. Its folder is named
-by a fingerprint of those sections, except the ones that only say where and how fast it runs, and of the folders that it
-needs. What it returns, a dataclass of JSON-able values, is kept in its marker.
+The keyword-only parameters are the sections of `Settings` that it is given, or single settings (`single`), and it gets
+no others. Its folder is named by a fingerprint of those, except the sections that only say where and how fast it runs,
+and of the folders that it needs. What it returns, a dataclass of JSON-able values, is kept in its marker.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from operator import attrgetter
 from typing import Any
 
 OPERATIONAL = ("run", "cluster", "scoring", "mlflow", "promotion")
@@ -40,6 +41,8 @@ class Stage:
     """Sections among `reads` that can only make it refuse its input, never change its result."""
     policy: str | None
     """Name, in the evaluation, of the policy that it leaves in its folder `model/`."""
+    single: Mapping[str, str] = field(default_factory=dict)
+    """Where the parameters stand that are one setting of a section and not a section."""
 
     @property
     def description(self) -> str:
@@ -52,12 +55,15 @@ class Stage:
 
     def values(self, settings: Any) -> dict[str, Any]:
         """The settings that its result depends on, JSON-able."""
-        read = {name: getattr(settings, name) for name in self.reads if name not in (*OPERATIONAL, *self.checks)}
+        read = {n: value for n, value in self._given(settings).items() if n not in (*OPERATIONAL, *self.checks)}
         return {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in read.items()}
 
     def start(self, settings: Any, inputs: Inputs, out: str) -> dict[str, Any]:
         """Run it into the folder `out`; what its marker keeps."""
-        return asdict(self.run(inputs, out, **{name: getattr(settings, name) for name in self.reads}))
+        return asdict(self.run(inputs, out, **self._given(settings)))
+
+    def _given(self, settings: Any) -> dict[str, Any]:
+        return {name: attrgetter(self.single.get(name, name))(settings) for name in self.reads}
 
 
 def stage(
@@ -67,12 +73,14 @@ def stage(
     rewrites: bool = False,
     checks: tuple[str, ...] = (),
     policy: str | None = None,
+    single: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., Any]], Stage]:
     """Makes a function a stage of its name; see the module's text and :class:`Stage`."""
 
     def declare(run: Callable[..., Any]) -> Stage:
         parameters = inspect.signature(run).parameters.values()
         reads = tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
-        return Stage(run.__name__, needs, reads, run, wanted, rewrites, checks, policy)
+        places = {setting.rpartition(".")[2]: setting for setting in single}
+        return Stage(run.__name__, needs, reads, run, wanted, rewrites, checks, policy, places)
 
     return declare

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from rosepo_ray.config.problems import explain
 from rosepo_ray.data.choice import choose
+from rosepo_ray.data.dense import PairWindows, together
 from rosepo_ray.data.protocol.seen import with_exclusions
 from rosepo_ray.errors import BadInput
 from rosepo_ray.library import oracle as oracles
@@ -72,16 +73,17 @@ def align(dataset: Dataset, *, on_step: OnStep = _quiet, **settings: Any) -> Ali
         judge = oracles.calibrated(judge, validation)
     pairs = oracles.told(chosen.oracle, judge, train)
     rows = {pair["example_id"]: pair for pair in pairs}
+    units = together(pa.Table.from_pylist(pairs)) if chosen.align.dense else [[row] for row in rows]
     program = AlignProgram(
         policy,
         catalogue.requests,
-        list(rows),
+        units,
         lambda ids: (rows[row] for row in ids),
         chosen.align,
         chosen.seed,
         World(),
     )
-    steps = chosen.align.steps(len(rows))
+    steps = chosen.align.steps(len(units))
     in_process.train(program, chosen.align, steps, lambda step, figures: on_step("align", step, figures))
     return Aligned(policy, sft, judge, pairs)
 
@@ -115,8 +117,9 @@ def _pairs(sft: Policy, dataset: Dataset, chosen: MethodSettings, split: str) ->
     """Rows of one split with what is rejected; raises BadInput where there is none."""
     rejection = chosen.rejection
     limits = {"train": rejection.examples, "validation": rejection.validation_examples}
-    choice = choose(dataset.examples, {split: limits[split]}, chosen.seed, "pairs")
-    rows = with_exclusions(dataset.examples.filter(pa.array(choice.mask(dataset.examples))), dataset.taken).to_pylist()
+    windows = PairWindows(dataset.history, chosen.seed) if chosen.align.dense else None
+    choice = choose(dataset.examples, {split: limits[split]}, chosen.seed, "pairs", windows)
+    rows = with_exclusions(choice.of(dataset.examples), dataset.taken).to_pylist()
     strategy = rejection.strategy.build(dataset.catalogue)
     made = Rejector(sft, strategy, dataset.catalogue, rejection.k, chosen.seed, chosen.scoring)
     found = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -18,6 +19,47 @@ def encode(policy: Policy, request: Request) -> EncodedRow:
     """The prompt and the responses of a request."""
     prompter = policy.prompter
     return EncodedRow(prompter.prompt_ids(request), [prompter.response_ids(title) for title in request.responses])
+
+
+def encode_nested(policy: Policy, requests: Sequence[Request]) -> list[tuple[EncodedRow, range]]:
+    """Rows for requests, in their order, and the numbers of the requests that each row holds.
+
+    One request after the other goes into the same row as long as its history goes on from the one before, and its
+    prompt is the beginning of one that fits (`titles` prompts only): what the row gives each response is what a row of
+    the request alone gives. Responses stand in the order of their requests.
+    """
+    rows: list[tuple[EncodedRow, range]] = []
+    start = 0
+    for stop in range(1, len(requests) + 1):
+        if stop == len(requests) or not _goes_on(policy, requests[stop - 1], requests[stop]):
+            rows.append((_one_row(policy, requests[start:stop]), range(start, stop)))
+            start = stop
+    return rows
+
+
+def _goes_on(policy: Policy, one: Request, after: Request) -> bool:
+    shown = len(one.history)
+    return (
+        policy.prompt.template == "titles"
+        and list(after.history[:shown]) == list(one.history)
+        and (one.history_ids is None) == (after.history_ids is None)
+        and list((after.history_ids or ())[:shown]) == list(one.history_ids or ())
+        and policy.prompter.latest(after.history) == 0
+    )
+
+
+def _one_row(policy: Policy, requests: Sequence[Request]) -> EncodedRow:
+    *_, last = requests
+    if len(requests) == 1:
+        return encode(policy, last)
+    prompter = policy.prompter
+    answers = [prompter.response_ids(title) for request in requests for title in request.responses]
+    sequence = prompter.titles(last)
+    trunk = sequence.prompt
+    if last.responses:  # the first one, since it is what came next: all others of a sequence stand in it already
+        trunk = replace(trunk, ids=[*trunk.ids, *prompter.response_ids(last.responses[0])[:-1]])
+    after = [sequence.ends[len(request.history) - 1] for request in requests for _ in request.responses]
+    return EncodedRow(trunk, answers, after)
 
 
 def encode_window(policy: Policy, window: Request) -> EncodedRow:

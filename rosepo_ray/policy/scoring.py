@@ -21,10 +21,12 @@ def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) 
     """For each request the float32 log-probabilities [responses] of its titles with their end tokens.
 
     A forward pass takes at most `batch` rows and at most `tokens` tokens, padding included, which bounds its memory.
-    Rows are sorted by length so that little padding is computed. A request with more responses than fit is given
-    several rows, each with the prompt again; a single response that does not fit is a row of its own all the same.
+    Requests that follow each other with growing histories share a row (:func:`batches.encode_nested`). Rows are sorted
+    by length so that little padding is computed. What has more responses than fit is given several rows, each with the
+    prompt again; a single response that does not fit is a row of its own all the same.
     """
-    rows = [batches.encode(policy, request) for request in requests]
+    nested = batches.encode_nested(policy, requests)
+    rows = [row for row, _ in nested]
     pieces = [(number, piece) for number, row in enumerate(rows) for piece in _pieces(row, tokens)]
     shapes = [_part(rows[number], piece).shape for number, piece in pieces]
     scores = [np.empty(len(row.answers), np.float32) for row in rows]
@@ -37,7 +39,8 @@ def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) 
             ends = np.cumsum([len(row.answers) for row in part])
             for (number, piece), found in zip(here, np.split(logps, ends[:-1]), strict=True):
                 scores[number][piece] = found
-    return scores
+    ends = np.cumsum([len(request.responses) for request in requests])
+    return np.split(np.concatenate(scores), ends[:-1]) if scores else []
 
 
 def _pieces(row: EncodedRow, tokens: int) -> Iterator[slice]:

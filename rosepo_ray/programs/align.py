@@ -18,6 +18,7 @@ from rosepo_ray.policy import batches, store
 from rosepo_ray.policy.engine.layout import pack
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
+from rosepo_ray.policy.segments import EncodedRow
 from rosepo_ray.programs.pair_batch import Derivative, PairBatch, derivatives, pair_batch
 from rosepo_ray.training.buckets import buckets
 from rosepo_ray.training.order import steps
@@ -40,14 +41,16 @@ class AlignProgram:
         self,
         policy: Policy,
         requests: Requests,
-        example_ids: Sequence[str],
+        units: Sequence[Sequence[str]],
         rows: Rows,
         align: AlignSettings,
         seed: int,
         world: World,
     ) -> None:
-        """`policy` is the SFT policy, trainable; `example_ids` names every training pair, in the table's order."""
-        self.policy, self.requests, self.ids, self.rows = policy, requests, example_ids, rows
+        """`policy` is the SFT policy, trainable; `units` names every training pair, in the table's order: each alone,
+        or those of a window together (`align.dense`)."""
+        self.policy, self.requests, self.units, self.rows = policy, requests, units, rows
+        self.names = [unit[0] for unit in units]
         self.align, self.seed, self.world = align, seed, world
         self.module = PackedPolicy(policy.model, policy.items)
         self.objective: Objective = align.objective.build().to(world.device)
@@ -57,7 +60,7 @@ class AlignProgram:
     def batches(self, start: int) -> Iterator[list[MicroBatch]]:
         plan = list(
             steps(
-                lambda epoch: self.ids,
+                lambda epoch: self.names,
                 seed=self.seed,
                 batch=self.align.batch,
                 rank=self.world.rank,
@@ -66,17 +69,24 @@ class AlignProgram:
                 epochs=self.align.epochs,
             )
         )
-        rows = self.rows([self.ids[index] for part in plan for _, index in part.rows])
+        rows = self.rows([name for part in plan for _, index in part.rows for name in self.units[index]])
         for part in plan:
-            yield self._micros([next(rows) for _ in part.rows], part.real, part.step == 0)
+            units = [[next(rows) for _ in self.units[index]] for _, index in part.rows]
+            yield self._micros(units, part.real, part.step == 0)
 
-    def _micros(self, rows: list[dict[str, Any]], real: bool, fresh: bool) -> list[MicroBatch]:
-        encoded = [batches.encode(self.policy, self.requests.of_row(row, self._responses(row))) for row in rows]
-        groups = buckets([row.shape for row in encoded], self.align.micro_batch, self.world.device.type)
+    def _micros(self, units: list[list[dict[str, Any]]], real: bool, fresh: bool) -> list[MicroBatch]:
+        encoded: list[tuple[EncodedRow, list[dict[str, Any]]]] = []
+        for unit in units:
+            nested = batches.encode_nested(
+                self.policy, [self.requests.of_row(row, self._responses(row)) for row in unit]
+            )
+            encoded += [(row, [unit[n] for n in numbers]) for row, numbers in nested]
+        groups = buckets([row.shape for row, _ in encoded], self.align.micro_batch, self.world.device.type)
         micros: list[MicroBatch] = []
         for group in groups:
-            packed = pack([encoded[i] for i in group], self.policy.pad_id)
-            micros.append(pair_batch([rows[i] for i in group], packed, self.objective.needs, real, fresh))
+            packed = pack([encoded[i][0] for i in group], self.policy.pad_id)
+            rows = [row for i in group for row in encoded[i][1]]
+            micros.append(pair_batch(rows, packed, self.objective.needs, real, fresh))
         return micros
 
     def _responses(self, row: dict[str, Any]) -> list[str]:

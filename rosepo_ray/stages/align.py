@@ -14,6 +14,7 @@ from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.run import RunSettings
 from rosepo_ray.config.stage import Inputs, stage
+from rosepo_ray.data.dense import together
 from rosepo_ray.oracle.protocol import OracleSettings
 from rosepo_ray.storage import done, tables
 
@@ -50,8 +51,8 @@ def align(
     from rosepo_ray.on_ray.pair_stream import PairStream
     from rosepo_ray.oracle import answers
 
-    ids = _training_ids(inputs["reject"])
-    steps = align.steps(len(ids))
+    units = _units(inputs["reject"], align.dense)
+    steps = align.steps(len(units))
     needs = align.objective.needs
     told = bool(needs & {"epsilon", "oracle_scores"})
     asked = storage.join(inputs["calibrate"], "oracle") if told and oracle.scores else None
@@ -66,21 +67,23 @@ def align(
     finally:
         if app is not None:
             oracle_service.stop(app)
-    smoothing = answers.gather(out, ids) if told else None
+    smoothing = answers.gather(out, [name for unit in units for name in unit]) if told else None
     epsilon = smoothing["epsilon"] if smoothing is not None and "epsilon" in needs else None
     return AlignResult(
         steps=steps,
-        pairs=len(ids),
+        pairs=sum(map(len, units)),
         mean_epsilon=None if epsilon is None else float(pc.mean(pc.list_flatten(epsilon)).as_py()),
         oracle_versions=[] if smoothing is None else sorted(pc.unique(smoothing["oracle_version"]).to_pylist()),
         final=final,
     )
 
 
-def _training_ids(pairs: str) -> list[str]:
-    """The training pairs that have a rejected item."""
-    rows = tables.read(pairs, "pairs", ["example_id", "split", "rejected_text"], split="train")
-    return list(rows.filter(pc.greater(pc.list_value_length(rows["rejected_text"]), 0))["example_id"].to_pylist())
+def _units(pairs: str, dense: bool) -> list[list[str]]:
+    """The training pairs that have a rejected item: each alone, or those of a window together."""
+    columns = ["example_id", "user_id", "history", "split", "rejected_text"]
+    rows = tables.read(pairs, "pairs", columns, split="train")
+    rows = rows.filter(pc.greater(pc.list_value_length(rows["rejected_text"]), 0))
+    return together(rows) if dense else [[name] for name in rows["example_id"].to_pylist()]
 
 
 def _program(
@@ -103,4 +106,4 @@ def program(
     requests = Requests(dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True)))
     with storage.local_copy(storage.join(sft, "model")) as folder:
         policy = store.load(folder, trainable=True)
-    return AlignProgram(policy, requests, _training_ids(pairs), stream, align, seed, world)
+    return AlignProgram(policy, requests, _units(pairs, align.dense), stream, align, seed, world)

@@ -15,6 +15,7 @@ from rosepo_ray.config.rejection import RejectionSettings
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.data.choice import choose
+from rosepo_ray.data.dense import PairWindows
 from rosepo_ray.data.protocol.seen import with_exclusions
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.storage import tables
@@ -32,12 +33,14 @@ class RejectResult:
     """Rejected items by the strategy that picked them."""
 
 
-@stage(needs=("data", "sft"))
+@stage(needs=("data", "sft"), single=("data.history", "align.dense"))
 def reject(
     inputs: Inputs,
     out: str,
     *,
     seed: int,
+    history: int,
+    dense: bool,
     rejection: RejectionSettings,
     scoring: ScoringSettings,
     cluster: ClusterSettings,
@@ -50,7 +53,7 @@ def reject(
     from rosepo_ray.on_ray import scoring as units
 
     limits = {"train": rejection.examples, "validation": rejection.validation_examples}
-    choice = choose(inputs["data"], limits, seed, "pairs")
+    choice = choose(inputs["data"], limits, seed, "pairs", PairWindows(history, seed) if dense else None)
     planned = units.plan(inputs["data"], choice)
     examples, taken = (tables.parts(inputs["data"], name) for name in ("examples", "taken"))
 

@@ -15,8 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rosepo_ray.data.dense import first_run
 from rosepo_ray.errors import BadInput, RosepoError
-from rosepo_ray.seeds import derive, mix64
+from rosepo_ray.seeds import derive
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,7 @@ class Cut:
 def cut(sequences: Sequences, user_keys: np.ndarray, history: int, epoch: int) -> Cut:
     """Cut every sequence of at least two items. `user_keys` [U] are hashes of (seed, user); see the module's text."""
     targets = np.maximum(np.diff(sequences.offsets) - 1, 0)
-    mixed = mix64(user_keys.astype(np.uint64) ^ mix64(np.array([epoch + 1], dtype=np.uint64)))
-    first = np.minimum(1 + (mixed % np.uint64(history)).astype(np.int64), targets)
+    first = np.minimum(first_run(user_keys, history, epoch), targets)
     counts = np.where(targets > 0, 1 + -(-(targets - first) // history), 0)
     user = np.repeat(np.arange(len(targets)), counts)
     rank = np.arange(len(user)) - np.repeat(np.cumsum(counts) - counts, counts)

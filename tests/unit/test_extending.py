@@ -79,7 +79,7 @@ def test_the_objective_is_chosen_on_the_command_line_and_trains(page: Path) -> N
             "rejected_text": [TITLE_OF[rejected]], "ref_chosen_logp": first, "ref_rejected_logps": [second],
         }  # fmt: skip
     program = AlignProgram(
-        policy, Requests(TITLE_OF), list(rows), lambda ids: (rows[i] for i in ids), align, 1, World()
+        policy, Requests(TITLE_OF), [[row] for row in rows], lambda ids: (rows[i] for i in ids), align, 1, World()
     )
     losses: list[float] = []
     in_process.train(program, align, 8, lambda step, figures: losses.append(figures["loss"]))

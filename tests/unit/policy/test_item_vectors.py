@@ -153,7 +153,7 @@ def test_alignment_trains_them_against_their_own_reference(tmp_path: Path) -> No
     pairs = {pair["example_id"]: {**pair, "epsilon": [0.1]} for pair in rejector.pairs(rows)}
     align = AlignSettings(batch=3, lr=1e-2)
     program = AlignProgram(
-        policy, CATALOGUE.requests, list(pairs), lambda ids: (pairs[i] for i in ids), align, 1, World()
+        policy, CATALOGUE.requests, [[name] for name in pairs], lambda ids: (pairs[i] for i in ids), align, 1, World()
     )
     before = {name: tensor.clone() for name, tensor in policy.items.state_dict().items()}  # type: ignore[union-attr]
     in_process.train(program, align, 1)  # refuses a policy that reads other items than its reference did

@@ -110,7 +110,13 @@ def make_program(
             for column in COLUMNS[need]:
                 del row[column]
     return AlignProgram(
-        policy, Requests(TITLE_OF), list(rows), lambda ids: (rows[i] for i in ids), align, 3, world or World()
+        policy,
+        Requests(TITLE_OF),
+        [[row] for row in rows],
+        lambda ids: (rows[i] for i in ids),
+        align,
+        3,
+        world or World(),
     )
 
 
@@ -207,6 +213,54 @@ def test_an_objective_observes_the_means_of_the_global_batch() -> None:
     for metrics in fit(program).metrics:
         usual += 0.5 * (metrics["margin"] - usual)
     assert program.objective.usual.item() == pytest.approx(usual, rel=1e-12)
+
+
+def make_dense(objective: dict[str, Any], together: bool, micro_batch: int = BATCH, seed: int = 1) -> AlignProgram:
+    """Pairs of windows of one to four positions: their rows together, or each by itself in batches as large."""
+    policy, rows, units = make_policy(), {}, []
+    for n in range(ROWS):
+        draw = random.Random(n)
+        items = draw.sample(list(TITLE_OF), 7)
+        units.append([f"u{n}:{at}" for at in range(1, 2 + n % 4)])
+        for at, name in enumerate(units[-1], 1):
+            rejected = [TITLE_OF[item] for item in draw.sample(items[at + 1 :], 1 + (n + at) % 2)]
+            row = {"example_id": name, "history": items[:at], "chosen": items[at], "candidates": items}
+            row |= {"rejected_text": rejected, "epsilon": [draw.uniform(0, 0.5) for _ in rejected]}
+            row["oracle_scores"] = [draw.gauss(0, 1) for _ in ("chosen", *rejected)]
+            request = Requests(TITLE_OF).of(items[:at], None, [TITLE_OF[items[at]], *rejected])
+            row["ref_chosen_logp"], *row["ref_rejected_logps"] = scoring.score(policy, [request], 1, 1000)[0].tolist()
+            rows[name] = row
+    batch = ROWS if together else len(rows)
+    align = AlignSettings(objective=objective, batch=batch, micro_batch=micro_batch, lr=1e-2, sft_weight=0.1)
+    chosen = units if together else [[name] for unit in units for name in unit]
+    stream = lambda ids: (rows[name] for name in ids)  # noqa: E731
+    return AlignProgram(policy, Requests(TITLE_OF), chosen, stream, align, seed, World())
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=NAMES)
+def test_whole_windows_in_one_row_change_neither_loss_nor_gradient(objective: dict[str, Any]) -> None:
+    """One step over all pairs: by windows, by windows with accumulation, and pair by pair."""
+    seen = []
+    for program in (make_dense(objective, True), make_dense(objective, True, 3), make_dense(objective, False)):
+        found, weights = Seen(), list(program.module.parameters())
+        state = loop.start(program, program.align)
+        state.optimiser.register_step_pre_hook(
+            lambda *_, f=found, w=weights: f.gradients.append(torch.cat([weight.grad.flatten() for weight in w]))
+        )
+        loop.fit(state, program, program.align, 1, World(), lambda _, m, f=found: f.metrics.append(m), lambda _: None)
+        seen.append(found)
+    for other in seen[1:]:
+        torch.testing.assert_close(seen[0].gradients, other.gradients, rtol=1e-6, atol=1e-9)
+        for name in seen[0].metrics[0].keys() - {"wait_share", "tokens_per_second", "step_seconds"}:
+            assert seen[0].metrics[0][name] == pytest.approx(other.metrics[0][name], rel=1e-6, abs=1e-9), name
+
+
+def test_windows_go_through_in_fewer_columns() -> None:
+    dense, apart = (
+        sum(micro.inputs.tokens for micro in next(make_dense(OBJECTIVES[2], together).batches(0)))
+        for together in (True, False)
+    )
+    assert dense < 0.65 * apart  # short windows here
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=NAMES)
