@@ -148,7 +148,14 @@ def _sft(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
     from rosepo_ray.training.world import World
 
     source = Source(
-        inputs["data"], None, settings.seed, settings.policy, settings.prompt, settings.sft.dense, settings.data.history
+        inputs["data"],
+        None,
+        settings.seed,
+        settings.policy,
+        settings.prompt,
+        settings.sft.dense,
+        settings.data,
+        settings.scoring,
     )
     made = program(source, settings.sft, World())
     in_process.train(made, settings.sft, settings.sft.steps)

@@ -113,7 +113,14 @@ def train(settings: Settings, data: Path, steps: int) -> Policy:
     from rosepo_ray.training.world import World
 
     source = Source(
-        str(data), None, settings.seed, settings.policy, settings.prompt, settings.sft.dense, settings.data.history
+        str(data),
+        None,
+        settings.seed,
+        settings.policy,
+        settings.prompt,
+        settings.sft.dense,
+        settings.data,
+        settings.scoring,
     )
     made = program(source, settings.sft, World())
 

@@ -59,7 +59,9 @@ def bare(settings: Settings, inputs: dict[str, str]) -> list[dict[str, float]]:
     torch.set_num_threads(settings.cluster.threads or 1)
     oracle = store.load(storage.join(inputs["calibrate"], "oracle"))
     pairs = Direct(inputs["reject"], oracle, settings.oracle.epsilon_max)
-    made = program(inputs["data"], inputs["sft"], inputs["reject"], pairs, settings.align, settings.seed, World())
+    made = program(
+        inputs["data"], inputs["sft"], inputs["reject"], pairs, settings.align, settings.scoring, settings.seed, World()
+    )
     found: list[dict[str, float]] = []
 
     def on_step(step: int, metrics: dict[str, float]) -> None:

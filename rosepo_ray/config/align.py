@@ -7,10 +7,10 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rosepo_ray.config.kinds import OBJECTIVES
-from rosepo_ray.config.training import FitSettings
+from rosepo_ray.config.training import PolicyFitSettings
 
 
-class AlignSettings(FitSettings):
+class AlignSettings(PolicyFitSettings):
     objective: Annotated[Any, OBJECTIVES] = Field(default_factory=OBJECTIVES.default)
     """Preference objective."""
     dense: bool = False

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import Field
 
 from rosepo_ray.config.section import Section
-from rosepo_ray.config.training import FitSettings
+from rosepo_ray.config.training import PolicyFitSettings
 
 
-class SftSettings(FitSettings):
+class SftSettings(PolicyFitSettings):
     dense: bool = True
     """Loss on every title of windows of history + 1 items (titles prompt only); else on the target of each example."""
     steps: int = Field(600, ge=1)

@@ -30,8 +30,9 @@ _POLL_SECONDS = 0.5
 def train(
     name: str, build: Build, fit: FitSettings, steps: int, out: str, cluster: ClusterSettings, grace: float
 ) -> dict[str, float]:
-    """Train `steps` steps under that name; leaves `out/model/` and `out/metrics.jsonl`, returns the last step's
-    figures. Started again, it goes on from the newest whole checkpoint in `out/checkpoints/`.
+    """Train `steps` steps under that name, or fewer where the program's watch ends it; leaves `out/model/` and
+    `out/metrics.jsonl`, returns the last step's figures, its number among them. Started again, it goes on from the
+    newest whole checkpoint in `out/checkpoints/`.
 
     `build` makes the program on each worker. Asked to stop (`signals`), the workers get `grace` seconds for a
     checkpoint; raises Stopped then.
@@ -51,8 +52,8 @@ def train(
             "threads": cluster.threads,
             "reporter": reporter,
         }
-        reached = _fit(cluster, config, out, grace)
-    if reached < steps:
+        reached, ended = _fit(cluster, config, out, grace)
+    if not ended:
         raise signals.stopped(f"checkpoint at step {reached} of {steps} of {name}")
     metrics.assemble(out)
     _tidy(out)
@@ -64,9 +65,9 @@ def _final(out: str) -> dict[str, float]:
     return {name: value for name, value in metrics.read(out)[-1].items() if name != "time"}
 
 
-def _fit(cluster: ClusterSettings, config: dict[str, Any], out: str, grace: float) -> int:
-    """Run the workers; returns the step that they reached. Raises what ended them, and Stopped where they could not
-    end within the grace time."""
+def _fit(cluster: ClusterSettings, config: dict[str, Any], out: str, grace: float) -> tuple[int, bool]:
+    """Run the workers; returns the step that they reached, and whether it was the last to do. Raises what ended them,
+    and Stopped where they could not end within the grace time."""
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -107,7 +108,8 @@ def _fit(cluster: ClusterSettings, config: dict[str, Any], out: str, grace: floa
         if found is not None:
             raise found from error
         raise RosepoError(f"training failed after {cluster.max_failures} restart(s): {short(error)}") from error
-    return int(done[0])
+    step, ended = done[0]
+    return int(step), bool(ended)
 
 
 def wait(thread: threading.Thread, asked: Callable[[], bool], stop: str, grace: float) -> None:
@@ -127,13 +129,14 @@ def wait(thread: threading.Thread, asked: Callable[[], bool], stop: str, grace: 
 
 
 def _tidy(out: str) -> None:
-    for name in (metrics.FOLDER, "train", "checkpoints"):
+    for name in (metrics.FOLDER, "train", "checkpoints", "best"):
         storage.remove_folder(storage.join(out, name))
     storage.remove_file(storage.join(out, _STOP))
 
 
-def _worker(config: dict[str, Any]) -> int | RosepoError:
-    """The training function of Ray Train. Returns the step reached, or the error that no restart would mend."""
+def _worker(config: dict[str, Any]) -> tuple[int, bool] | RosepoError:
+    """The training function of Ray Train. Returns the step reached and whether it was the last to do, or the error that
+    no restart would mend."""
     import ray.train
     import torch
 
@@ -162,12 +165,12 @@ def _worker(config: dict[str, Any]) -> int | RosepoError:
             raise  # the other ranks wait in an exchange: only a failure ends them
 
 
-def _train(program: Program, config: dict[str, Any], world: Any) -> int:
+def _train(program: Program, config: dict[str, Any], world: Any) -> tuple[int, bool]:
     from rosepo_ray.training import checkpoint, loop
 
     program.module.to(world.device)
     fit, out = config["fit"], config["out"]
-    checkpoints = storage.join(out, "checkpoints")
+    checkpoints, best = storage.join(out, "checkpoints"), storage.join(out, "best")
     state = loop.start(program, fit)
     checkpoint.load_newest(state, checkpoints, warn=world.rank == 0)
     if state.step and world.rank == 0:
@@ -178,12 +181,19 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
     def on_step(step: int, figures: dict[str, float]) -> None:
         if world.rank == 0:
             writer.add({"step": step, **figures})
-            config["reporter"].update(step, figures["loss"])
+            if "loss" in figures:  # all but a look before the first step
+                config["reporter"].update(step, figures["loss"])
 
     def on_checkpoint(state: loop.State) -> None:
         if world.rank == 0:
             writer.close_part()
             checkpoint.store(state, checkpoints)
+            if program.watch is not None:
+                checkpoint.forget_others(best, program.watch.best_at)
+
+    def on_best(state: loop.State) -> None:
+        if world.rank == 0:
+            checkpoint.store_best(state, best)
 
     def should_stop() -> bool:
         nonlocal looked
@@ -192,7 +202,7 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
         looked = time.monotonic()
         return storage.exists(storage.join(out, _STOP))
 
-    loop.fit(
+    ended = loop.fit(
         state,
         program,
         fit,
@@ -201,12 +211,16 @@ def _train(program: Program, config: dict[str, Any], world: Any) -> int:
         on_step,
         on_checkpoint,
         should_stop,
+        on_best,
     )
-    if state.step < config["steps"]:
-        return state.step
+    if not ended:
+        return state.step, False
     if world.rank == 0:
         writer.close_part()
+        if program.watch is not None and program.watch.best_at >= 0:
+            checkpoint.load_best(program.module, best, program.watch.best_at)
+            LOGGER.info("the weights of step %d are kept, %s", program.watch.best_at, program.watch)
         with tempfile.TemporaryDirectory(prefix="rosepo-") as folder:
             program.save(Path(folder))
             storage.upload_folder(Path(folder), storage.join(out, "model"))
-    return state.step
+    return state.step, True

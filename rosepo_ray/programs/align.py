@@ -23,6 +23,7 @@ from rosepo_ray.programs.pair_batch import Derivative, PairBatch, derivatives, p
 from rosepo_ray.training.buckets import buckets
 from rosepo_ray.training.order import steps
 from rosepo_ray.training.program import MicroBatch
+from rosepo_ray.training.watch import Watch
 from rosepo_ray.training.world import World
 
 Rows = Callable[[Sequence[str]], Iterator[dict[str, Any]]]
@@ -46,10 +47,12 @@ class AlignProgram:
         align: AlignSettings,
         seed: int,
         world: World,
+        watch: Watch | None = None,
     ) -> None:
         """`policy` is the SFT policy, trainable; `units` names every training pair, in the table's order: each alone,
         or those of a window together (`align.dense`)."""
         self.policy, self.requests, self.units, self.rows = policy, requests, units, rows
+        self.watch = watch
         self.names = [unit[0] for unit in units]
         self.align, self.seed, self.world = align, seed, world
         self.module = PackedPolicy(policy.model, policy.items)

@@ -17,6 +17,7 @@ from rosepo_ray.policy.segments import EncodedRow
 from rosepo_ray.training.buckets import buckets
 from rosepo_ray.training.order import steps
 from rosepo_ray.training.program import MicroBatch, Plain
+from rosepo_ray.training.watch import Watch
 from rosepo_ray.training.windows import Windows
 from rosepo_ray.training.world import World
 
@@ -64,10 +65,17 @@ class SftProgram(Plain):
     """Cross-entropy on response tokens; the denominator is their global number."""
 
     def __init__(
-        self, policy: Policy, rows: WindowRows | ExampleRows, fit: FitSettings, seed: int, world: World
+        self,
+        policy: Policy,
+        rows: WindowRows | ExampleRows,
+        fit: FitSettings,
+        seed: int,
+        world: World,
+        watch: Watch | None = None,
     ) -> None:
         """`seed` fixes the order of the rows, and with it everything that is random here."""
         super().__init__()
+        self.watch = watch
         self.policy, self.rows, self.fit, self.seed, self.world = policy, rows, fit, seed, world
         self.module = PackedPolicy(policy.model, policy.items)
 

@@ -30,7 +30,20 @@ def _revised_in_vain(settings: Settings) -> bool:
     return isinstance(policy, PretrainedPolicy) and policy.revision is not None and not is_hub_name(policy.model)
 
 
+def _unwatched(fit: str) -> Rule:
+    """What a look at validation rows does, where there is none."""
+    names = ("examples", "metric", "texts", "patience")
+    return Rule(
+        tuple(f"{fit}.validation.{name}" for name in names),
+        (f"{fit}.validation.every",),
+        lambda s: getattr(s, fit).validation.every is None,
+        f"without {fit}.validation.every; give the steps between two looks, or leave it out",
+    )
+
+
 RULES = (
+    _unwatched("sft"),
+    _unwatched("align"),
     Rule(
         ("prompt.list_candidates",),
         ("prompt.template",),

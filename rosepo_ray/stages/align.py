@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
@@ -13,9 +13,12 @@ from rosepo_ray import storage
 from rosepo_ray.config.align import AlignSettings
 from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.run import RunSettings
+from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.stage import Inputs, stage
+from rosepo_ray.config.training import ValidationSettings
 from rosepo_ray.data.dense import together
 from rosepo_ray.oracle.protocol import OracleSettings
+from rosepo_ray.seeds import derive
 from rosepo_ray.storage import done, tables
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ def align(
     seed: int,
     oracle: OracleSettings,
     align: AlignSettings,
+    scoring: ScoringSettings,
     cluster: ClusterSettings,
     run: RunSettings,
 ) -> AlignResult:
@@ -58,7 +62,7 @@ def align(
     asked = storage.join(inputs["calibrate"], "oracle") if told and oracle.scores else None
     app = f"rosepo-oracle-{done.fingerprint(out)}" if asked is not None and oracle.served else None
     stream = PairStream(inputs["reject"], out, oracle, needs, asked, app)
-    build = partial(_program, inputs["data"], inputs["sft"], inputs["reject"], stream, align, seed)
+    build = partial(_program, inputs["data"], inputs["sft"], inputs["reject"], stream, align, scoring, seed)
     try:
         if asked is not None and app is not None:  # it loads beside the training workers, which await it
             replicas = cluster.oracle_replicas_min, cluster.oracle_replicas_max
@@ -70,7 +74,7 @@ def align(
     smoothing = answers.gather(out, [name for unit in units for name in unit]) if told else None
     epsilon = smoothing["epsilon"] if smoothing is not None and "epsilon" in needs else None
     return AlignResult(
-        steps=steps,
+        steps=int(final["step"]),
         pairs=sum(map(len, units)),
         mean_epsilon=None if epsilon is None else float(pc.mean(pc.list_flatten(epsilon)).as_py()),
         oracle_versions=[] if smoothing is None else sorted(pc.unique(smoothing["oracle_version"]).to_pylist()),
@@ -87,23 +91,48 @@ def _units(pairs: str, dense: bool) -> list[list[str]]:
 
 
 def _program(
-    data: str, sft: str, pairs: str, stream: PairStream, align: AlignSettings, seed: int, world: World
+    data: str,
+    sft: str,
+    pairs: str,
+    stream: PairStream,
+    align: AlignSettings,
+    limits: ScoringSettings,
+    seed: int,
+    world: World,
 ) -> AlignProgram:
-    made = program(data, sft, pairs, stream, align, seed, world)
+    made = program(data, sft, pairs, stream, align, limits, seed, world)
     stream.await_oracle()  # it came up beside the loading of the policy
     return made
 
 
 def program(
-    data: str, sft: str, pairs: str, stream: Rows, align: AlignSettings, seed: int, world: World
+    data: str,
+    sft: str,
+    pairs: str,
+    stream: Rows,
+    align: AlignSettings,
+    limits: ScoringSettings,
+    seed: int,
+    world: World,
 ) -> AlignProgram:
     """Alignment of the SFT policy on one worker, its pairs from `stream`."""
-    from rosepo_ray.catalogue.requests import Requests
+    from rosepo_ray.catalogue.items import Catalogue
     from rosepo_ray.policy import store
     from rosepo_ray.programs.align import AlignProgram
+    from rosepo_ray.programs.validation import watch
 
-    items = tables.read(data, "items", ["item_id", "title"])
-    requests = Requests(dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True)))
+    catalogue = Catalogue.from_table(tables.read(data, "items"))
     with storage.local_copy(storage.join(sft, "model")) as folder:
         policy = store.load(folder, trainable=True)
-    return AlignProgram(policy, requests, _units(pairs, align.dense), stream, align, seed, world)
+    looked_at = _validation_pairs(pairs, align.validation)
+    looks = watch(policy, catalogue, looked_at, align.validation, limits, world, from_start=True)
+    return AlignProgram(policy, catalogue.requests, _units(pairs, align.dense), stream, align, seed, world, looks)
+
+
+def _validation_pairs(pairs: str, validation: ValidationSettings) -> list[dict[str, Any]]:
+    """The validation pairs for the looks of the fit, those with the smallest hashes; none where it takes none."""
+    if validation.every is None:
+        return []
+    rows = tables.read(pairs, "pairs", split="validation")
+    rows = rows.filter(pc.greater(pc.list_value_length(rows["rejected_text"]), 0)).to_pylist()
+    return sorted(rows, key=lambda row: derive(0, "looks", row["example_id"]))[: validation.examples]

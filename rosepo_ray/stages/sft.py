@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rosepo_ray import storage
 from rosepo_ray.config.cluster import ClusterSettings
@@ -12,12 +12,15 @@ from rosepo_ray.config.data import DataSettings
 from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.policy import PolicySettings, PromptSettings
 from rosepo_ray.config.run import RunSettings
+from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.sft import SftSettings
 from rosepo_ray.config.stage import Inputs, stage
-from rosepo_ray.config.training import FitSettings
+from rosepo_ray.config.training import PolicyFitSettings, ValidationSettings
+from rosepo_ray.data.choice import choose
 from rosepo_ray.storage import tables
 
 if TYPE_CHECKING:
+    from rosepo_ray.catalogue.items import Catalogue
     from rosepo_ray.programs.sft import ExampleRows, SftProgram, WindowRows
     from rosepo_ray.training.world import World
 
@@ -39,7 +42,8 @@ class Source:
     policy: PolicySettings
     prompt: PromptSettings
     dense: bool
-    history: int
+    protocol: DataSettings
+    limits: ScoringSettings
 
 
 @stage(needs=("data",), checks=("evaluation",), policy="sft")
@@ -52,6 +56,7 @@ def sft(
     policy: PolicySettings,
     prompt: PromptSettings,
     sft: SftSettings,
+    scoring: ScoringSettings,
     evaluation: EvaluationSettings,
     cluster: ClusterSettings,
     run: RunSettings,
@@ -61,36 +66,49 @@ def sft(
     from rosepo_ray.policy.checks.titles import refuse_unreadable_titles
 
     refuse_unreadable_titles(policy, prompt, inputs["data"], generate=evaluation.generate)
-    source = Source(inputs["data"], None, seed, policy, prompt, sft.dense, data.history)
+    source = Source(inputs["data"], None, seed, policy, prompt, sft.dense, data, scoring)
     build = partial(program, source, sft)
-    return SftResult(sft.steps, trainer.train("sft", build, sft, sft.steps, out, cluster, run.grace_seconds))
+    final = trainer.train("sft", build, sft, sft.steps, out, cluster, run.grace_seconds)
+    return SftResult(int(final["step"]), final)
 
 
-def program(source: Source, fit: FitSettings, world: World) -> SftProgram:
+def program(source: Source, fit: PolicyFitSettings, world: World) -> SftProgram:
     """The program on one worker, with its policy: a fresh one, or the one that is continued."""
+    from rosepo_ray.catalogue.items import Catalogue
     from rosepo_ray.policy import store
     from rosepo_ray.programs.sft import SftProgram
+    from rosepo_ray.programs.validation import watch
 
-    items = tables.read(source.data, "items")
-    titles, popularity = items["title"].to_pylist(), items["popularity"].to_pylist()
+    catalogue = Catalogue.from_table(tables.read(source.data, "items"))
     if source.start is None:
-        policy = store.build(source.policy, source.prompt, titles, popularity, source.seed)
+        policy = store.build(
+            source.policy, source.prompt, list(catalogue.titles), list(catalogue.popularity), source.seed
+        )
     else:
         with storage.local_copy(storage.join(source.start, "model")) as folder:
             policy = store.load(folder, trainable=True)
-    return SftProgram(policy, _rows(source, items["item_id"].to_pylist(), titles), fit, source.seed, world)
+    looked_at = validation_rows(source.data, fit.validation, source.protocol.seed)
+    looks = watch(policy, catalogue, looked_at, fit.validation, source.limits, world)
+    return SftProgram(policy, _rows(source, catalogue), fit, source.seed, world, looks)
 
 
-def _rows(source: Source, item_ids: list[str], titles: list[str]) -> WindowRows | ExampleRows:
-    from rosepo_ray.catalogue.requests import Requests
+def validation_rows(data: str, validation: ValidationSettings, data_seed: int) -> list[dict[str, Any]]:
+    """Rows of `examples` for the looks of a fit; none where it takes none."""
+    if validation.every is None:
+        return []
+    return choose(data, {"validation": validation.examples}, data_seed, "looks").all_rows(data).to_pylist()
+
+
+def _rows(source: Source, catalogue: Catalogue) -> WindowRows | ExampleRows:
     from rosepo_ray.programs.sft import ExampleRows, WindowRows
     from rosepo_ray.training.windows import Sequences, Windows
 
-    requests = Requests(dict(zip(item_ids, titles, strict=True)))
     if source.dense:
-        sequences = Sequences.from_table(tables.read(source.data, "sequences"), item_ids)
-        return WindowRows(Windows(sequences, source.history, source.seed), requests, item_ids)
+        sequences = Sequences.from_table(tables.read(source.data, "sequences"), catalogue.item_ids)
+        return WindowRows(
+            Windows(sequences, source.protocol.history, source.seed), catalogue.requests, catalogue.item_ids
+        )
     listed = ["candidates"] if source.prompt.list_candidates else []
     columns = ["example_id", "history", "target", "split", *listed]
     examples = tables.read(source.data, "examples", columns, split="train")
-    return ExampleRows(examples, requests)
+    return ExampleRows(examples, catalogue.requests)

@@ -10,9 +10,10 @@ from rosepo_ray.config.cluster import ClusterSettings
 from rosepo_ray.config.data import DataSettings
 from rosepo_ray.config.policy import PolicySettings, PromptSettings
 from rosepo_ray.config.run import RunSettings
+from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.sft import SftLongerSettings, SftSettings
 from rosepo_ray.config.stage import Inputs, stage
-from rosepo_ray.config.training import FitSettings
+from rosepo_ray.config.training import PolicyFitSettings
 from rosepo_ray.seeds import derive
 from rosepo_ray.stages.sft import SftResult, Source, program
 from rosepo_ray.storage import done
@@ -30,6 +31,7 @@ def sft_longer(
     sft: SftSettings,
     sft_longer: SftLongerSettings,
     align: AlignSettings,
+    scoring: ScoringSettings,
     cluster: ClusterSettings,
     run: RunSettings,
 ) -> SftResult:
@@ -37,9 +39,10 @@ def sft_longer(
     from rosepo_ray.on_ray import trainer
 
     steps = int(done.info(inputs["align"])["steps"])
-    fit = FitSettings(**{name: getattr(align, name) for name in FitSettings.model_fields})
-    source = Source(inputs["data"], inputs["sft"], seed, policy, prompt, sft.dense, data.history)
+    fit = PolicyFitSettings(**{name: getattr(align, name) for name in PolicyFitSettings.model_fields})
+    source = Source(inputs["data"], inputs["sft"], seed, policy, prompt, sft.dense, data, scoring)
     # The continued run must not see the same rows in the same order again.
     source = replace(source, seed=derive(seed, "sft_longer"))
     build = partial(program, source, fit)
-    return SftResult(steps, trainer.train("sft_longer", build, fit, steps, out, cluster, run.grace_seconds))
+    final = trainer.train("sft_longer", build, fit, steps, out, cluster, run.grace_seconds)
+    return SftResult(int(final["step"]), final)

@@ -29,6 +29,7 @@ def trainable(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 KEPT = 2
+_WEIGHTS = "weights.safetensors"
 
 
 def store(state: State, checkpoints: str) -> None:
@@ -44,6 +45,33 @@ def store(state: State, checkpoints: str) -> None:
     kept = [name for name in whole if name <= _name(state.step)][-KEPT:]  # later ones were damaged, else they counted
     for name in set(_stored(checkpoints)) - set(kept):
         storage.remove_folder(storage.join(checkpoints, name))
+
+
+def store_best(state: State, folder: str) -> None:
+    """Write the weights of the best look so far as `folder/step-N`. Those of the best before stay until a checkpoint
+    knows this one (:func:`forget_others`): a killed run may go on from before it."""
+    place = storage.join(folder, _name(state.step))
+    storage.remove_folder(place)
+    with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:
+        with disk_space.guarded(temporary):
+            save_file(trainable(state.module), Path(temporary) / _WEIGHTS)
+        storage.upload_folder(Path(temporary), place)
+    done.write(place, {"step": state.step}, 0.0)
+
+
+def load_best(module: nn.Module, folder: str, step: int) -> None:
+    """Put the weights of the look after `step` steps into `module`. Raises RosepoError where they are damaged."""
+    place = storage.join(folder, _name(step))
+    if (wrong := done.damage(place)) is not None:
+        raise RosepoError(f"the weights of the best step, {place}, are damaged ({wrong}); remove them and train again")
+    with storage.local_copy(place) as local:
+        load_weights(module, local / _WEIGHTS)
+
+
+def forget_others(folder: str, step: int) -> None:
+    """Remove the weights of all looks but the one after `step` steps."""
+    for name in set(_stored(folder)) - {_name(step)}:
+        storage.remove_folder(storage.join(folder, name))
 
 
 def _name(step: int) -> str:
@@ -73,7 +101,7 @@ def _stored(checkpoints: str) -> list[str]:
 
 def save(state: State, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(trainable(state.module), folder / "weights.safetensors")
+    save_file(trainable(state.module), folder / _WEIGHTS)
     save_file(state.kept.state_dict(), folder / "state.safetensors")
     with (folder / "optimiser.pt").open("wb") as file:  # given a path, torch hides that the disk is full
         torch.save(state.optimiser.state_dict(), file)
@@ -82,7 +110,7 @@ def save(state: State, folder: Path) -> None:
 
 def load(state: State, folder: Path) -> None:
     """Put the checkpoint in `folder` into `state`. Raises RosepoError when it belongs to another model or program."""
-    load_weights(state.module, folder / "weights.safetensors")
+    load_weights(state.module, folder / _WEIGHTS)
     load_kept(state.kept, folder / "state.safetensors")
     state.optimiser.load_state_dict(torch.load(folder / "optimiser.pt", map_location="cpu", weights_only=True))
     position = json.loads((folder / "position.json").read_text())

@@ -18,6 +18,7 @@ from rosepo_ray.config.training import FitSettings
 from rosepo_ray.errors import RosepoError
 from rosepo_ray.training.optimiser import build_optimiser, learning_rate
 from rosepo_ray.training.program import MicroBatch, Program
+from rosepo_ray.training.watch import Watch
 from rosepo_ray.training.world import World
 
 
@@ -34,7 +35,11 @@ class State:
 
 
 def start(program: Program, settings: FitSettings) -> State:
-    return State(program.module, build_optimiser(program.module, settings), kept=program.state)
+    kept = nn.Module()
+    kept.program = program.state
+    if program.watch is not None:
+        kept.watch = program.watch
+    return State(program.module, build_optimiser(program.module, settings), kept=kept)
 
 
 def fit(
@@ -46,17 +51,24 @@ def fit(
     on_step: Callable[[int, dict[str, float]], None],
     on_checkpoint: Callable[[State], None],
     should_stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Train a program from `state.step` to `total_steps`.
+    on_best: Callable[[State], None] = lambda state: None,
+) -> bool:
+    """Train a program from `state.step` to `total_steps`, or until its watch has seen enough; False where it was
+    stopped before.
 
     The gradient is that of (sum of all losses) / (sum of all counts) over the global batch. `on_step(step, metrics)`
     gets global means on every rank; `on_checkpoint(state)` is called each `settings.checkpoint_every` steps, and before
-    an early end: once `should_stop()` holds on some rank, all ranks end before the next step.
+    an early end: once `should_stop()` holds on some rank, all ranks end before the next step. `on_best(state)` follows
+    a look at validation rows that was better than all before, and a checkpoint follows it.
 
     Raises RosepoError naming the rows when a loss or gradient is not finite; nothing is stepped then. What
     `program.batches` raises comes out at the step that it was for.
     """
     model = world.wrap(state.module)
+    if state.step == 0 and program.watch is not None and program.watch.due(0, total_steps):
+        first: dict[str, float] = {}
+        _look(state, program.watch, on_best, first)
+        on_step(0, first)
     state.module.train()
     supply: Iterator[list[MicroBatch]] = program.batches(state.step)
     with ThreadPoolExecutor(1) as beside:
@@ -68,19 +80,38 @@ def fit(
             sums = world.sum({"count": float(sum(micro.count for micro in micros)), "stop": float(should_stop())})
             if sums["stop"]:
                 on_checkpoint(state)
-                return
+                return False
             if state.step + 1 < total_steps:
                 prepared = beside.submit(next, supply)
             metrics = _step(model, state, micros, sums["count"], program, settings, total_steps, world)
             state.step += 1
             program.after_step(metrics)
             elapsed = time.perf_counter() - began
+            better, over = False, state.step == total_steps
+            if program.watch is not None and program.watch.due(state.step, total_steps):
+                better = _look(state, program.watch, on_best, metrics)
+                over = over or program.watch.done
             metrics["wait_share"] = waited / elapsed
             metrics["tokens_per_second"] = metrics.pop("tokens") / elapsed
             metrics["step_seconds"] = elapsed
             on_step(state.step, metrics)
-            if state.step % settings.checkpoint_every == 0 and state.step < total_steps:
+            if (better or state.step % settings.checkpoint_every == 0) and not over:
                 on_checkpoint(state)
+            if over:
+                break
+    return True
+
+
+def _look(state: State, watch: Watch, on_best: Callable[[State], None], metrics: dict[str, float]) -> bool:
+    """Look at the validation rows; the figures, and the seconds that they took, join the step's."""
+    began = time.perf_counter()
+    state.module.eval()
+    figures, better = watch.look(state.step)
+    state.module.train()
+    metrics.update(figures, val_seconds=time.perf_counter() - began)
+    if better:
+        on_best(state)
+    return better
 
 
 def _step(

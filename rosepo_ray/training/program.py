@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from rosepo_ray.training.watch import Watch
 from rosepo_ray.training.world import World
 
 
@@ -28,6 +29,8 @@ class MicroBatch:
 
 class Plain:
     """A program whose loss needs no look ahead and keeps nothing between steps."""
+
+    watch: Watch | None = None
 
     def __init__(self) -> None:
         self.state = nn.Module()
@@ -49,6 +52,10 @@ class Program(Protocol):
     @property
     def state(self) -> nn.Module:
         """What else a checkpoint keeps: a module whose buffers change over the steps, equal on all ranks."""
+
+    @property
+    def watch(self) -> Watch | None:
+        """What looks at validation rows while it trains."""
 
     def batches(self, start: int) -> Iterator[list[MicroBatch]]:
         """This rank's micro-batches of every step from number `start` on, in the order that seed and rows fix."""

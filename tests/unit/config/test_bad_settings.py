@@ -144,6 +144,8 @@ def test_contradictions(argv: tuple[str, ...], words: str, capsys: pytest.Captur
 CONSTANT = ("--oracle.type", "constant")
 LISTED = ("--sft.dense", "false", "--prompt.template", "instruction", "--prompt.list_candidates", "true")
 WITHOUT_EFFECT = [
+    (("--sft.validation.patience", "3"), "sft.validation.patience"),
+    (("--align.validation.metric", "loss"), "align.validation.metric"),
     (("--prompt.list_candidates", "true"), "prompt.list_candidates"),
     (("--align.objective.type", "simpo", "--oracle.epsilon_max", "0.3"), "oracle.epsilon_max"),
     (("--align.objective.type", "simpo", *CONSTANT, "--oracle.epsilon", "0.3"), "oracle.epsilon"),
