@@ -154,6 +154,7 @@ def _sft(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
         settings.policy,
         settings.prompt,
         settings.sft.dense,
+        settings.sft.dropout,
         settings.data,
         settings.scoring,
     )

@@ -119,6 +119,7 @@ def train(settings: Settings, data: Path, steps: int) -> Policy:
         settings.policy,
         settings.prompt,
         settings.sft.dense,
+        settings.sft.dropout,
         settings.data,
         settings.scoring,
     )

@@ -121,7 +121,7 @@ def _fine_tune(policy: Policy, dataset: Dataset, chosen: MethodSettings, on_step
     limits = chosen.sft.validation
     looked_at = choose(dataset.examples, {"validation": limits.examples}, dataset.seed, "looks").of(dataset.examples)
     looks = watch(policy, catalogue, looked_at.to_pylist(), limits, chosen.scoring, World())
-    program = SftProgram(policy, rows, chosen.sft, chosen.seed, World(), looks)
+    program = SftProgram(policy, rows, chosen.sft, chosen.seed, World(), looks, chosen.sft.dropout)
     in_process.train(program, chosen.sft, chosen.sft.steps, lambda step, figures: on_step("sft", step, figures))
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from rosepo_ray.oracle.row_dropout import row_dropout
+from rosepo_ray.row_dropout import row_dropout
 from rosepo_ray.seeds import derive
 
 # Logits held at once (float32 numbers, 64 MiB); more are computed in slices and again in the backward pass.

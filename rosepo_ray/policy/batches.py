@@ -78,9 +78,19 @@ def _read(sequence: TitlesPrompt, last: int) -> EncodedPrompt:
     return EncodedPrompt(sequence.prompt.ids[:length], [at for at in sequence.prompt.items if at[0] < length])
 
 
-def response_rows(policy: Policy, rows: Sequence[EncodedRow], row_ids: list[str], real: bool) -> MicroBatch:
-    """The loss falls on every response of the rows. `count` is the number of their tokens."""
+def response_rows(
+    policy: Policy,
+    rows: Sequence[EncodedRow],
+    row_ids: list[str],
+    real: bool,
+    dropout: float = 0.0,
+    row_seeds: Sequence[int] = (),
+) -> MicroBatch:
+    """The loss falls on every response of the rows. `count` is the number of their tokens. With `dropout` activations
+    are dropped, by masks that the seed of each row fixes."""
     batch = pack(rows, policy.pad_id)
+    if dropout:
+        batch = batch.dropping(dropout, row_seeds)
     return MicroBatch(batch, len(batch.target_M) if real else 0, row_ids, batch.tokens)
 
 

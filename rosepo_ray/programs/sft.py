@@ -14,6 +14,7 @@ from rosepo_ray.policy import batches, store
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.segments import EncodedRow
+from rosepo_ray.seeds import derive
 from rosepo_ray.training.buckets import buckets
 from rosepo_ray.training.order import steps
 from rosepo_ray.training.program import MicroBatch, Plain
@@ -72,9 +73,11 @@ class SftProgram(Plain):
         seed: int,
         world: World,
         watch: Watch | None = None,
+        dropout: float = 0.0,
     ) -> None:
-        """`seed` fixes the order of the rows, and with it everything that is random here."""
+        """`seed` fixes the order of the rows and what is dropped, and with them everything that is random here."""
         super().__init__()
+        self.dropout = dropout
         self.watch = watch
         self.policy, self.rows, self.fit, self.seed, self.world = policy, rows, fit, seed, world
         self.module = PackedPolicy(policy.model, policy.items)
@@ -90,9 +93,20 @@ class SftProgram(Plain):
         )
         for part in plan:
             encoded, names = self.rows.encode(self.policy, part.rows), [self.rows.row_id(*row) for row in part.rows]
+            seeds = [
+                derive(self.seed, "policy dropout", epoch, name)
+                for (epoch, _), name in zip(part.rows, names, strict=True)
+            ]
             groups = buckets([row.shape for row in encoded], self.fit.micro_batch, self.world.device.type)
             yield [
-                batches.response_rows(self.policy, [encoded[i] for i in group], [names[i] for i in group], part.real)
+                batches.response_rows(
+                    self.policy,
+                    [encoded[i] for i in group],
+                    [names[i] for i in group],
+                    part.real,
+                    self.dropout,
+                    [seeds[i] for i in group],
+                )
                 for group in groups
             ]
 

@@ -42,6 +42,7 @@ class Source:
     policy: PolicySettings
     prompt: PromptSettings
     dense: bool
+    dropout: float
     protocol: DataSettings
     limits: ScoringSettings
 
@@ -66,7 +67,7 @@ def sft(
     from rosepo_ray.policy.checks.titles import refuse_unreadable_titles
 
     refuse_unreadable_titles(policy, prompt, inputs["data"], generate=evaluation.generate)
-    source = Source(inputs["data"], None, seed, policy, prompt, sft.dense, data, scoring)
+    source = Source(inputs["data"], None, seed, policy, prompt, sft.dense, sft.dropout, data, scoring)
     build = partial(program, source, sft)
     final = trainer.train("sft", build, sft, sft.steps, out, cluster, run.grace_seconds)
     return SftResult(int(final["step"]), final)
@@ -89,7 +90,7 @@ def program(source: Source, fit: PolicyFitSettings, world: World) -> SftProgram:
             policy = store.load(folder, trainable=True)
     looked_at = validation_rows(source.data, fit.validation, source.protocol.seed)
     looks = watch(policy, catalogue, looked_at, fit.validation, source.limits, world)
-    return SftProgram(policy, _rows(source, catalogue), fit, source.seed, world, looks)
+    return SftProgram(policy, _rows(source, catalogue), fit, source.seed, world, looks, source.dropout)
 
 
 def validation_rows(data: str, validation: ValidationSettings, data_seed: int) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ def sft_longer(
 
     steps = int(done.info(inputs["align"])["steps"])
     fit = PolicyFitSettings(**{name: getattr(align, name) for name in PolicyFitSettings.model_fields})
-    source = Source(inputs["data"], inputs["sft"], seed, policy, prompt, sft.dense, data, scoring)
+    source = Source(inputs["data"], inputs["sft"], seed, policy, prompt, sft.dense, sft.dropout, data, scoring)
     # The continued run must not see the same rows in the same order again.
     source = replace(source, seed=derive(seed, "sft_longer"))
     build = partial(program, source, fit)

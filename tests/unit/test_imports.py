@@ -13,7 +13,7 @@ import rosepo_ray
 
 PACKAGE = Path(rosepo_ray.__file__).parent
 FLOORS = [
-    "errors seeds extras",
+    "errors seeds row_dropout extras",
     "storage",
     "process",
     "config",

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rosepo_ray.policy.engine.attention import attend, attend_some
 from rosepo_ray.policy.engine.layout import PackedBatch, pick
+from rosepo_ray.row_dropout import Drop
 
 
 def supports(decoder: Any) -> bool:
@@ -21,18 +22,18 @@ def place(decoder: Any, x: Tensor, batch: PackedBatch) -> tuple[Tensor, None]:
     return x + decoder.wpe(batch.position_ids_BL), None
 
 
-def block(layer: Any, x: Tensor, turn: None, tree_mask: Tensor | None) -> Tensor:
+def block(layer: Any, x: Tensor, turn: None, tree_mask: Tensor | None, drop: Drop) -> Tensor:
     q, k, v = _heads(layer, x)
-    x = x + layer.attn.c_proj(attend(q, k, v, tree_mask, layer.attn.head_dim**-0.5))
-    return x + layer.mlp(layer.ln_2(x))
+    x = x + drop(layer.attn.c_proj(attend(q, k, v, tree_mask, layer.attn.head_dim**-0.5)), 0)
+    return x + drop(layer.mlp(layer.ln_2(x)), 1)
 
 
-def last_block(layer: Any, x: Tensor, turn: None, mask: Tensor, ask_BQ: Tensor) -> Tensor:
+def last_block(layer: Any, x: Tensor, turn: None, mask: Tensor, ask_BQ: Tensor, drop: Drop) -> Tensor:
     """Only asked columns ask, and only they go through the feed-forward part. (One map gives query, key and value.)"""
     q, k, v = _heads(layer, x)
     seen = attend_some(pick(q, ask_BQ), k, v, mask, layer.attn.head_dim**-0.5)
-    x = pick(x, ask_BQ) + layer.attn.c_proj(seen)
-    return x + layer.mlp(layer.ln_2(x))
+    x = pick(x, ask_BQ) + drop(layer.attn.c_proj(seen), 0)
+    return x + drop(layer.mlp(layer.ln_2(x)), 1)
 
 
 def normalise(decoder: Any, x: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rosepo_ray.policy.segments import EncodedRow, item_places
+from rosepo_ray.row_dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,19 @@ class PackedBatch:
     """Columns without padding."""
     items_E3: Tensor | None = None
     """Row, column and item of each item's vector in a prompt; None where all is text."""
+    dropout: Dropout | None = None
+    """Of training passes that drop activations."""
 
     def to(self, device: torch.device) -> PackedBatch:
         moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        drop = self.dropout
+        if drop is not None:
+            drop = replace(drop, seeds_B=drop.seeds_B.to(device), positions_BL=drop.positions_BL.to(device))
+        return replace(self, dropout=drop, **moved)
+
+    def dropping(self, rate: float, row_seeds: Sequence[int]) -> PackedBatch:
+        """The same, with activations dropped at that rate by masks that the seeds of the rows fix."""
+        return replace(self, dropout=Dropout(rate, torch.tensor(row_seeds), self.position_ids_BL))
 
     def asked_BQL(self) -> Tensor:
         """Which columns each asked column sees."""

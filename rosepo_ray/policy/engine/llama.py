@@ -10,6 +10,7 @@ from rosepo_ray.policy.engine.attention import attend, attend_some
 from rosepo_ray.policy.engine.layout import PackedBatch, pick
 from rosepo_ray.policy.engine.ops import rms_norm, rotate, swiglu
 from rosepo_ray.policy.engine.projection import project
+from rosepo_ray.row_dropout import Drop
 
 DECODERS = ("LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model")
 
@@ -28,16 +29,16 @@ def place(decoder: Any, x: Tensor, batch: PackedBatch) -> tuple[Tensor, Turn]:
     return x, (cos[..., None, :half].contiguous(), sin[..., None, :half].contiguous())
 
 
-def block(layer: Any, x: Tensor, turn: Turn, tree_mask: Tensor | None) -> Tensor:
+def block(layer: Any, x: Tensor, turn: Turn, tree_mask: Tensor | None, drop: Drop) -> Tensor:
     attn = layer.self_attn
     q, k, v = project((attn.q_proj, attn.k_proj, attn.v_proj), rms_norm(layer.input_layernorm, x))
     q, k = _heads(attn, "q_norm", q, turn), _heads(attn, "k_norm", k, turn)
     seen = attend(q, k, v.unflatten(-1, (-1, attn.head_dim)), tree_mask, attn.scaling)
     (out,) = project((attn.o_proj,), seen)
-    return _feed_forward(layer, x + out)
+    return _feed_forward(layer, x + drop(out, 0), drop)
 
 
-def last_block(layer: Any, x: Tensor, turn: Turn, mask: Tensor, ask_BQ: Tensor) -> Tensor:
+def last_block(layer: Any, x: Tensor, turn: Turn, mask: Tensor, ask_BQ: Tensor, drop: Drop) -> Tensor:
     """Only asked columns need a query, an output and the feed-forward part; every column gives key and value."""
     attn = layer.self_attn
     normed = rms_norm(layer.input_layernorm, x)
@@ -47,7 +48,7 @@ def last_block(layer: Any, x: Tensor, turn: Turn, mask: Tensor, ask_BQ: Tensor) 
     k = _heads(attn, "k_norm", k, turn)
     seen = attend_some(q, k, v.unflatten(-1, (-1, attn.head_dim)), mask, attn.scaling)
     (out,) = project((attn.o_proj,), seen)
-    return _feed_forward(layer, pick(x, ask_BQ) + out)
+    return _feed_forward(layer, pick(x, ask_BQ) + drop(out, 0), drop)
 
 
 def normalise(decoder: Any, x: Tensor) -> Tensor:
@@ -61,8 +62,8 @@ def _heads(attn: Any, norm: str, x: Tensor, turn: Turn) -> Tensor:
     return rotate(x, *turn)
 
 
-def _feed_forward(layer: Any, x: Tensor) -> Tensor:
+def _feed_forward(layer: Any, x: Tensor, drop: Drop) -> Tensor:
     mlp = layer.mlp
     gate, up = project((mlp.gate_proj, mlp.up_proj), rms_norm(layer.post_attention_layernorm, x))
     (out,) = project((mlp.down_proj,), swiglu(gate, up))
-    return x + out
+    return x + drop(out, 1)

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rosepo_ray.errors import RosepoError
 from rosepo_ray.policy.engine import gpt2, llama
 from rosepo_ray.policy.engine.attention import additive
 from rosepo_ray.policy.engine.layout import PackedBatch, pick
 from rosepo_ray.policy.model import causal_lm
 from rosepo_ray.policy.segments import Vectors, decoder_input, embed
+from rosepo_ray.row_dropout import dropping
 
 _ON_A_CPU, _ELSEWHERE = 1 << 22, 1 << 26
 
@@ -75,18 +77,24 @@ def hidden(model: Any, batch: PackedBatch, items: Vectors | None = None) -> Tens
     decoder = getattr(inner, inner.base_model_prefix)
     family = family_of(decoder)
     if family is None:
+        if batch.dropout is not None:
+            raise RosepoError("this kind of model has no dropout here; set sft.dropout 0")
         return pick(_by_its_own_forward(decoder, batch, items), batch.ask_BQ)
     layers = decoder.h if family is gpt2 else decoder.layers
     x, turn = family.place(decoder, embed(decoder, batch.input_ids_BL, batch.items_E3, items), batch)
+    x = x if batch.dropout is None else batch.dropout(x, 0)
     dtype = _precision(x)
     tree = None if batch.seen_BSL is None else additive(batch.seen_BSL, dtype)[:, None]
-    for layer in layers[:-1]:
-        x = _run(family.block, layer, x, turn, tree)
+    for number, layer in enumerate(layers[:-1]):
+        x = _run(family.block, layer, x, turn, tree, dropping(batch.dropout, number))
+    drop = dropping(batch.dropout, len(layers) - 1)
     if 2 * batch.ask_BQ.shape[1] > x.shape[1]:  # dense training: nearly every column is asked
-        x = pick(_run(family.block, layers[-1], x, turn, tree), batch.ask_BQ)
+        x = pick(_run(family.block, layers[-1], x, turn, tree, drop), batch.ask_BQ)
     else:
         asked = additive(batch.asked_BQL(), dtype)[:, None]
-        x = _run(family.last_block, layers[-1], x, turn, asked, batch.ask_BQ)
+        there = None if batch.dropout is None else batch.dropout.at(batch.ask_BQ)
+        drop = dropping(there, len(layers) - 1)
+        x = _run(family.last_block, layers[-1], x, turn, asked, batch.ask_BQ, drop)
     return family.normalise(decoder, x)
 
 

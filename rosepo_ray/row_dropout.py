@@ -7,6 +7,9 @@ four 16-bit numbers, so the drop rate is rounded to a multiple of 2^-16 and the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -57,6 +60,38 @@ def row_dropout(values: Tensor, rate: float, seeds_B: Tensor, purpose: int) -> T
     elements = values[0].numel()
     mask = keep_mask(seeds_B, purpose, elements, rate).view_as(values)
     return values * mask * (_LEVELS / (_LEVELS - dropped))
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """Dropout for values at positions of rows: the mask of a position is the same however a row is packed or padded."""
+
+    rate: float
+    seeds_B: Tensor
+    """int64: what fixes each row's mask."""
+    positions_BL: Tensor
+
+    def __call__(self, values_BLH: Tensor, place: int) -> Tensor:
+        """`place` tells the uses in one pass apart (one number per layer and place)."""
+        longest, width = int(self.positions_BL.max()) + 1, values_BLH.shape[-1]
+        ones = values_BLH.new_ones(1).expand(len(self.seeds_B), longest, width)
+        mask_BPH = row_dropout(ones, self.rate, self.seeds_B, place)
+        return values_BLH * mask_BPH[torch.arange(len(mask_BPH), device=mask_BPH.device)[:, None], self.positions_BL]
+
+    def at(self, columns_BQ: Tensor) -> Dropout:
+        """For values of some columns alone."""
+        rows = torch.arange(len(columns_BQ), device=columns_BQ.device)[:, None]
+        return replace(self, positions_BL=self.positions_BL[rows, columns_BQ])
+
+
+Drop = Callable[[Tensor, int], Tensor]
+"""What a block adds to its input goes through it: the attention's output (0), the feed-forward part's (1)."""
+
+
+def dropping(dropout: Dropout | None, layer: int) -> Drop:
+    if dropout is None:
+        return lambda values, part: values
+    return lambda values, part: dropout(values, 1 + 2 * layer + part)
 
 
 def _threshold(rate: float) -> int:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosepo_ray.errors import RosepoError
-from rosepo_ray.oracle.row_dropout import keep_mask, mix64, row_dropout
+from rosepo_ray.row_dropout import keep_mask, mix64, row_dropout
 from rosepo_ray.seeds import mix64 as mix64_numpy
 
 
