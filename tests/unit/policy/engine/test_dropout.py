@@ -1,4 +1,4 @@
-"""Dropout of the engine: the same for a row however it is packed, against the model's modules with masks set by hand."""
+"""Dropout of the engine: the same for a row however it is packed, against the modules with masks set by hand."""
 
 from __future__ import annotations
 
