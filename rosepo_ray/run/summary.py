@@ -69,7 +69,33 @@ def table(summary: dict[str, Any]) -> str:
     for name, metrics in summary["differences"].items():
         entry = metrics["hr@1"]
         lines.append(f"{name}: HR@1 {entry['value']:+.4f}{_interval(entry, '+.4f')}")
-    return "\n".join([*lines, *_worse_writing(summary)])
+    return "\n".join([*lines, *_conclusion(summary), *_below_popular(summary), *_worse_writing(summary)])
+
+
+def _conclusion(summary: dict[str, Any]) -> list[str]:
+    """What the intervals allow to say of alignment, in one sentence."""
+    said: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
+    for control in ("sft", "sft_longer", "oracle", "popular"):
+        entry = summary["differences"].get(f"aligned-{control}", {}).get("hr@1")
+        if entry is None or entry["low"] is None:
+            continue
+        verdict = "above" if entry["low"] > 0 else "below" if entry["high"] < 0 else "not told apart from"
+        said[verdict].append(_LABELS[control])
+    parts = [f"{verdict} {', '.join(names)}" for verdict, names in said.items() if names]
+    return [f"by HR@1, aligned is {'; '.join(parts)} (95 % intervals over users)"] if parts else []
+
+
+def _below_popular(summary: dict[str, Any]) -> list[str]:
+    """A sentence where a policy is no better than no policy: what is built on it says little."""
+    popular = summary["models"].get("popular", {}).get("hr@1", {}).get("value")
+    named = [n for n in ("sft", "aligned") if n in summary["models"]]
+    below = [_LABELS[n] for n in named if popular is not None and summary["models"][n]["hr@1"]["value"] < popular]
+    if not below:
+        return []
+    return [
+        f"warning: {' and '.join(below)} rank{'s' if len(below) == 1 else ''} below most popular (HR@1 {popular:.4f}): "
+        "the policy has not learned this log yet; give more --sft.steps, or a larger policy"
+    ]
 
 
 def _worse_writing(summary: dict[str, Any]) -> list[str]:

@@ -212,3 +212,46 @@ def test_the_table_says_where_alignment_unlearned_to_write(high: float | None, s
     }
     last = summary.table(content).splitlines()[-1]
     assert last.startswith("warning: 37.0% of the texts that the aligned policy writes name an item, 85.2%") is said
+
+
+def judged(hr: dict[str, float], differences: dict[str, tuple[float | None, float | None]]) -> list[str]:
+    """The last lines of the closing table of models with these HR@1 and differences of `aligned` (low, high)."""
+
+    def entry(value: float, low: float | None = None, high: float | None = None) -> dict:
+        return {"value": value, "low": low, "high": high, "rows": 4}
+
+    names = ("hr@1", "hr@5", "ndcg@10", "mrr", "arp", "mgu@1", "full_hr@10", "catalogue_ratio")
+    content = {
+        "models": {model: {name: entry(value) for name in names} for model, value in hr.items()},
+        "notes": {"own_metrics": []},
+        "differences": {
+            f"aligned-{name}": {"hr@1": entry(0.0, *ends), "catalogue_ratio": entry(0.0)}
+            for name, ends in differences.items()
+        },
+        "target_arp": 2.0,
+        "split": "test",
+        "counts": {"examples": {"test": 4}},
+    }
+    return summary.table(content).splitlines()[2 + len(hr) + len(differences) :]
+
+
+def test_the_table_says_what_the_intervals_allow():
+    models = {"popular": 0.3, "oracle": 0.6, "sft": 0.5, "sft_longer": 0.5, "aligned": 0.55}
+    ends = {"popular": (0.1, 0.3), "oracle": (-0.2, -0.1), "sft": (0.01, 0.1), "sft_longer": (-0.01, 0.1)}
+    assert judged(models, ends) == [
+        "by HR@1, aligned is above SFT, most popular; below oracle; not told apart from SFT longer (95 % intervals over "
+        "users)"
+    ]
+    assert judged(models, {"sft": (0.0, 0.1)}) == [
+        "by HR@1, aligned is not told apart from SFT (95 % intervals over users)"
+    ]
+    assert judged(models, {"sft": (None, None)}) == []
+
+
+def test_the_table_warns_of_a_policy_below_most_popular():
+    def warned(sft: float, aligned: float) -> str:
+        return "\n".join(judged({"popular": 0.3, "sft": sft, "aligned": aligned}, {"sft": (None, None)}))
+
+    assert warned(0.2, 0.3).startswith("warning: SFT ranks below most popular (HR@1 0.3000): the policy has not")
+    assert warned(0.29, 0.2).startswith("warning: SFT and aligned rank below most popular")
+    assert warned(0.3, 0.31) == ""
