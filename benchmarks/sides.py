@@ -68,7 +68,7 @@ def separate_logps(model: Any, batch: Examples, rows: int = sys.maxsize) -> Tens
             targets += answer
         hidden = getattr(inner, inner.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
         owners_M = torch.tensor(owners)
-        logits_MV = inner.get_output_embeddings()(hidden[owners_M, torch.tensor(positions)])
+        logits_MV = inner.get_output_embeddings()(hidden[owners_M, torch.tensor(positions)]).float()
         logps_M = logits_MV.gather(1, torch.tensor(targets)[:, None])[:, 0] - logits_MV.logsumexp(1)
         return torch.zeros(len(pairs)).index_add(0, owners_M, logps_M)
 

@@ -239,8 +239,8 @@ def test_the_table_says_what_the_intervals_allow():
     models = {"popular": 0.3, "oracle": 0.6, "sft": 0.5, "sft_longer": 0.5, "aligned": 0.55}
     ends = {"popular": (0.1, 0.3), "oracle": (-0.2, -0.1), "sft": (0.01, 0.1), "sft_longer": (-0.01, 0.1)}
     assert judged(models, ends) == [
-        "by HR@1, aligned is above SFT, most popular; below oracle; not told apart from SFT longer (95 % intervals over "
-        "users)"
+        "by HR@1, aligned is above SFT, most popular; below oracle; not told apart from SFT longer (95 % intervals "
+        "over users)"
     ]
     assert judged(models, {"sft": (0.0, 0.1)}) == [
         "by HR@1, aligned is not told apart from SFT (95 % intervals over users)"
