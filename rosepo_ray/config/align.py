@@ -14,8 +14,8 @@ class AlignSettings(PolicyFitSettings):
     objective: Annotated[Any, OBJECTIVES] = Field(default_factory=OBJECTIVES.default)
     """Preference objective."""
     dense: bool = False
-    """Whole windows of history + 1 items as one row that holds a pair for each of its positions (titles prompt only):
-    many more pairs for the same compute. `batch` and `micro_batch` then count windows."""
+    """Whole windows of history + 1 items as one row that holds a pair for each of its positions, what their prompts
+    begin with read once: many more pairs for the same compute. `batch` and `micro_batch` then count windows."""
     sft_weight: float = Field(0.0, ge=0)
     """Weight of the SFT term on the chosen title (mean per token)."""
     epochs: int = Field(1, ge=1)

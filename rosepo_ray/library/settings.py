@@ -36,12 +36,10 @@ class MethodSettings(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> MethodSettings:
-        for name in ("sft", "align"):
-            if getattr(self, name).dense and self.prompt.template != "titles":
-                raise ValueError(
-                    f"{name}.dense needs prompt.template titles, but it is {self.prompt.template}; set {name}.dense "
-                    "false"
-                )
+        if self.sft.dense and self.prompt.template != "titles":
+            raise ValueError(
+                f"sft.dense needs prompt.template titles, but it is {self.prompt.template}; set sft.dense false"
+            )
         given, most = self.oracle.largest_epsilon, self.align.objective.largest_epsilon
         if given > most:
             raise ValueError(

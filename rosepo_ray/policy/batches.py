@@ -24,42 +24,56 @@ def encode(policy: Policy, request: Request) -> EncodedRow:
 def encode_nested(policy: Policy, requests: Sequence[Request]) -> list[tuple[EncodedRow, range]]:
     """Rows for requests, in their order, and the numbers of the requests that each row holds.
 
-    One request after the other goes into the same row as long as its history goes on from the one before, and its
-    prompt is the beginning of one that fits (`titles` prompts only): what the row gives each response is what a row of
-    the request alone gives. Responses stand in the order of their requests.
+    One request after the other goes into the same row as long as its history goes on from the one before and the
+    prompts begin alike (they do not where one has lost its oldest titles); what then differs, the question of a worded
+    prompt, is read before the responses. Each response has the log-probability of a row of its request alone. Responses
+    stand in the order of their requests.
     """
+    prompter = policy.prompter
+    prompts = [prompter.prompt_ids(request) for request in requests]
     rows: list[tuple[EncodedRow, range]] = []
     start = 0
     for stop in range(1, len(requests) + 1):
-        if stop == len(requests) or not _goes_on(policy, requests[stop - 1], requests[stop]):
-            rows.append((_one_row(policy, requests[start:stop]), range(start, stop)))
+        if stop == len(requests) or not _goes_on(requests[stop - 1 : stop + 1], prompts[stop - 1 : stop + 1]):
+            here = range(start, stop)
+            answers = [[prompter.response_ids(title) for title in requests[n].responses] for n in here]
+            rows.append((_one_row(prompts[start:stop], answers), here))
             start = stop
     return rows
 
 
-def _goes_on(policy: Policy, one: Request, after: Request) -> bool:
-    shown = len(one.history)
-    return (
-        policy.prompt.template == "titles"
-        and list(after.history[:shown]) == list(one.history)
-        and (one.history_ids is None) == (after.history_ids is None)
-        and list((after.history_ids or ())[:shown]) == list(one.history_ids or ())
-        and policy.prompter.latest(after.history) == 0
-    )
+def _goes_on(requests: Sequence[Request], prompts: Sequence[EncodedPrompt]) -> bool:
+    one, after = requests
+    grows = list(after.history[: len(one.history)]) == list(one.history)
+    return grows and 4 * _common(*prompts) >= len(prompts[0])
 
 
-def _one_row(policy: Policy, requests: Sequence[Request]) -> EncodedRow:
-    *_, last = requests
-    if len(requests) == 1:
-        return encode(policy, last)
-    prompter = policy.prompter
-    answers = [prompter.response_ids(title) for request in requests for title in request.responses]
-    sequence = prompter.titles(last)
-    trunk = sequence.prompt
-    if last.responses:  # the first one, since it is what came next: all others of a sequence stand in it already
-        trunk = replace(trunk, ids=[*trunk.ids, *prompter.response_ids(last.responses[0])[:-1]])
-    after = [sequence.ends[len(request.history) - 1] for request in requests for _ in request.responses]
-    return EncodedRow(trunk, answers, after)
+def _one_row(prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[Sequence[int]]]) -> EncodedRow:
+    """The last prompt is the trunk, with its first response: in a sequence that is what came next, and the first
+    responses of all others stand in the prompt already."""
+    *_, trunk = prompts
+    responses = [answer for each in answers for answer in each]
+    if len(prompts) == 1:
+        return EncodedRow(trunk, responses)
+    after: list[int] = []
+    leads: list[Sequence[int]] = []
+    for prompt, each in zip(prompts, answers, strict=True):
+        common = _common(prompt, trunk)
+        after += [common - 1] * len(each)
+        leads += [prompt.ids[common:]] * len(each)
+    if answers[-1]:
+        trunk = replace(trunk, ids=[*trunk.ids, *answers[-1][0][:-1]])
+    return EncodedRow(trunk, responses, after, leads if any(leads) else None)
+
+
+def _common(one: EncodedPrompt, other: EncodedPrompt) -> int:
+    """How many columns both begin with. Behind it no items may stand: they are read in the trunk only."""
+    count = next((n for n, (a, b) in enumerate(zip(one.ids, other.ids, strict=False)) if a != b), None)
+    common = min(len(one), len(other)) if count is None else count
+    mine, its = (tuple(at for at in prompt.items if at[0] < common) for prompt in (one, other))
+    if mine != its or len(mine) < len(one.items):
+        return 0
+    return common
 
 
 def encode_window(policy: Policy, window: Request) -> EncodedRow:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -28,13 +27,13 @@ def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) 
     nested = batches.encode_nested(policy, requests)
     rows = [row for row, _ in nested]
     pieces = [(number, piece) for number, row in enumerate(rows) for piece in _pieces(row, tokens)]
-    shapes = [_part(rows[number], piece).shape for number, piece in pieces]
+    shapes = [rows[number].pick(piece).shape for number, piece in pieces]
     scores = [np.empty(len(row.answers), np.float32) for row in rows]
     module = PackedPolicy(policy.model, policy.items).eval()
     with torch.inference_mode():
         for group in _groups(shapes, batch, tokens):
             here = [pieces[index] for index in group]
-            part = [_part(rows[number], piece) for number, piece in here]
+            part = [rows[number].pick(piece) for number, piece in here]
             logps = module(pack(part, policy.pad_id).to(policy.device)).cpu().numpy()
             ends = np.cumsum([len(row.answers) for row in part])
             for (number, piece), found in zip(here, np.split(logps, ends[:-1]), strict=True):
@@ -46,17 +45,13 @@ def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) 
 def _pieces(row: EncodedRow, tokens: int) -> Iterator[slice]:
     """Runs of a row's responses that fit one row each."""
     start, used = 0, len(row.trunk)
-    for number, answer in enumerate(row.answers):
-        if number > start and used + len(answer) - 1 > tokens:
+    for number, path in enumerate(row.paths):
+        if number > start and used + len(path) - 1 > tokens:
             yield slice(start, number)
             start, used = number, len(row.trunk)
-        used += len(answer) - 1
+        used += len(path) - 1
     if row.answers:
         yield slice(start, len(row.answers))
-
-
-def _part(row: EncodedRow, piece: slice) -> EncodedRow:
-    return replace(row, answers=row.answers[piece], after=row.after and row.after[piece])
 
 
 def _groups(shapes: Sequence[Shape], batch: int, tokens: int) -> Iterator[list[int]]:

@@ -40,27 +40,42 @@ class EncodedRow:
     """Token ids of each response."""
     after: Sequence[int] | None = None
     """The column of the trunk that each response follows; None where all follow its last."""
+    leads: Sequence[Sequence[int]] | None = None
+    """What is read between that column and the response, and not predicted (the question of a worded prompt)."""
 
     @cached_property
     def follows(self) -> Sequence[int]:
         return [len(self.trunk) - 1] * len(self.answers) if self.after is None else self.after
 
     @cached_property
+    def paths(self) -> Sequence[Sequence[int]]:
+        """What follows the trunk's column for each response: its lead and itself."""
+        if self.leads is None:
+            return self.answers
+        return [[*lead, *answer] for lead, answer in zip(self.leads, self.answers, strict=True)]
+
+    @cached_property
     def shared(self) -> list[int]:
-        """How many tokens of each response need no column of their own, since the trunk goes on as it does. (Its last
-        token is never read.)"""
-        return [self._goes_on(*each) for each in zip(self.follows, self.answers, strict=True)]
+        """How many tokens of each path need no column of their own, since the trunk goes on as it does. (Its last token
+        is never read.)"""
+        return [self._goes_on(*each) for each in zip(self.follows, self.paths, strict=True)]
+
+    def pick(self, responses: slice) -> EncodedRow:
+        """With some of the responses alone."""
+        after = None if self.after is None else self.after[responses]
+        leads = None if self.leads is None else self.leads[responses]
+        return EncodedRow(self.trunk, self.answers[responses], after, leads)
 
     @cached_property
     def _item_columns(self) -> frozenset[int]:
         return frozenset(column for column, _ in self.trunk.items)
 
-    def _goes_on(self, column: int, answer: Sequence[int]) -> int:
+    def _goes_on(self, column: int, path: Sequence[int]) -> int:
         ids, share = self.trunk.ids, 0
         while (
-            share < len(answer) - 1
+            share < len(path) - 1
             and column + share + 1 < len(ids)
-            and ids[column + share + 1] == answer[share]
+            and ids[column + share + 1] == path[share]
             and column + share + 1 not in self._item_columns
         ):
             share += 1
@@ -69,7 +84,7 @@ class EncodedRow:
     @property
     def shape(self) -> tuple[int, int]:
         """Columns of the trunk, and tokens of the responses beside it at most: common beginnings are counted each."""
-        alone = (len(answer) - 1 - share for answer, share in zip(self.answers, self.shared, strict=True))
+        alone = (len(path) - 1 - share for path, share in zip(self.paths, self.shared, strict=True))
         return len(self.trunk), sum(alone)
 
 

@@ -97,7 +97,7 @@ class _Tree:
 def _tree(row: EncodedRow) -> _Tree:
     tree = _Tree([], [], [], [], [], [], [])
     shares, follows = row.shared, row.follows
-    rests = [answer[share:] for answer, share in zip(row.answers, shares, strict=True)]
+    rests = [path[share:] for path, share in zip(row.paths, shares, strict=True)]
     leaves = [column + share for column, share in zip(follows, shares, strict=True)]
     path: list[int] = []
     before: Sequence[int] = []
@@ -118,9 +118,11 @@ def _tree(row: EncodedRow) -> _Tree:
             tree.positions.append(leaf + 1 + depth)
             tree.leaves.append(leaf)
             tree.ends.append(0)
-        tree.asks.extend((*range(-1 - follows[owner], -2 - leaf, -1), *path[: len(rest) - 1]))
-        tree.targets.extend(row.answers[owner])
-        tree.owners.extend([owner] * len(row.answers[owner]))
+        answer = row.answers[owner]
+        predicted = (*range(-1 - follows[owner], -2 - leaf, -1), *path[: len(rest) - 1])
+        tree.asks.extend(predicted[len(row.paths[owner]) - len(answer) :])  # a lead is read only
+        tree.targets.extend(answer)
+        tree.owners.extend([owner] * len(answer))
         before = rest
     for node in path:
         tree.ends[node] = len(tree.ids)

@@ -23,7 +23,7 @@ from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.sft import SftSettings
 from rosepo_ray.errors import BadInput, RosepoError
 from rosepo_ray.library.policy import Policy
-from rosepo_ray.policy import store
+from rosepo_ray.policy import batches, store
 from rosepo_ray.policy.item_vectors import ItemVectors
 from rosepo_ray.policy.scoring import score
 from rosepo_ray.programs.align import AlignProgram
@@ -103,6 +103,18 @@ def test_scoring_reads_the_items_of_a_history(policy: Policy) -> None:
     bare, unknown, own = score(policy, [titles_only, stranger, known], 3, 1000)
     np.testing.assert_allclose(bare, unknown, atol=1e-5)
     assert abs(unknown - own).max() > 1e-3
+
+
+def test_windows_in_one_row_read_each_item_where_it_stands(policy: Policy) -> None:
+    items = ["i3", "i7", "i0", "i3", "i2"]
+    requests = [CATALOGUE.requests.of(items[:n], None, [TITLES[int(items[n][1])], *TITLES]) for n in range(1, 5)]
+    ((row, numbers),) = batches.encode_nested(policy, requests)
+    assert (numbers, len(row.trunk.items)) == (range(4), 4)
+    for n, scores in enumerate(score(policy, requests, 4, 10_000), 1):
+        np.testing.assert_allclose(scores[1:], all_plain(policy, items[:n]), atol=1e-4)
+    # Another item of the same title is another column.
+    strangers = [replace(request, history_ids=["x", *request.history_ids[1:]]) for request in requests]  # type: ignore[index]
+    assert len(batches.encode_nested(policy, [requests[0], *strangers[1:]])) == 2
 
 
 def test_the_catalogue_is_searched_with_them(policy: Policy) -> None:

@@ -81,9 +81,9 @@ def test_only_what_goes_on_shares_a_row(policy: Policy) -> None:
     compare(policy, [*one, *other], 2)
     compare(policy, [one[0], one[2]], 1)  # a position between them has no pair
     compare(policy, one[::-1], 4)
+    compare(policy, [one[1], one[1]], 1)
+    compare(policy, [other[0], *one], 2)
     compare(policy, [replace(request, history_ids=None) for request in one], 1)
-    strangers = [replace(request, history_ids=["x"] * len(request.history)) for request in one]
-    assert len(batches.encode_nested(policy, [one[0], strangers[1]])) == 2
 
 
 def test_a_prompt_that_loses_its_oldest_titles_is_a_row_of_its_own(policy: Policy) -> None:
@@ -95,9 +95,15 @@ def test_a_prompt_that_loses_its_oldest_titles_is_a_row_of_its_own(policy: Polic
     compare(short, requests, 1 + len(requests) - fitting)
 
 
-def test_worded_prompts_are_rows_of_their_own(policy: Policy) -> None:
-    worded = replace(policy, prompt=PromptSettings(template="instruction"))
-    assert len(batches.encode_nested(worded, window(4, 3))) == 3
+@pytest.mark.parametrize("listed", [False, True])
+def test_worded_prompts_share_what_they_begin_with(policy: Policy, listed: bool) -> None:
+    """The question, and the candidates with it, is read before the responses of each position."""
+    worded = replace(policy, prompt=PromptSettings(template="instruction", list_candidates=listed))
+    requests = [replace(request, candidates=TITLES[:2]) for request in window(4, 4)]
+    compare(worded, requests, 1)
+    ((row, _),) = batches.encode_nested(worded, requests)
+    apart = sum(len(worded.prompter.prompt_ids(request)) for request in requests)
+    assert pack([row], 0).tokens < apart
 
 
 @pytest.mark.parametrize("tokens", [60, 100_000])
