@@ -20,6 +20,9 @@ class AlignSettings(PolicyFitSettings):
     """Weight of the SFT term on the chosen title (mean per token)."""
     epochs: int = Field(1, ge=1)
     """Passes over the pairs."""
+    rounds: int = Field(1, ge=1)
+    """Rounds of rejected samples, calibration and alignment: what a round has aligned makes the next one's rejected
+    samples and is its reference. `epochs` are those of each round."""
     lr: float = Field(1e-4, gt=0)
     """Peak learning rate."""
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
+from rosepo_ray.seeds import derive
+
 OPERATIONAL = ("run", "cluster", "scoring", "mlflow", "promotion")
 """Sections that do not change results: a run may go on with more workers or another tracking server."""
+ROUNDS = ("align", "rounds")
 POLICIES = "policies"
 """In `needs`: every earlier stage that leaves a policy."""
 
@@ -43,6 +46,12 @@ class Stage:
     """Name, in the evaluation, of the policy that it leaves in its folder `model/`."""
     single: Mapping[str, str] = field(default_factory=dict)
     """Where the parameters stand that are one setting of a section and not a section."""
+    kind: str = ""
+    """The name that all rounds of a stage share: that of their folder in the store."""
+    round: int = 1
+    """Which time it runs; from the second on with a seed of its own."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """What serves in place of a stage that it needs: the policy that a round before has aligned, for `sft`."""
 
     @property
     def description(self) -> str:
@@ -56,14 +65,26 @@ class Stage:
     def values(self, settings: Any) -> dict[str, Any]:
         """The settings that its result depends on, JSON-able."""
         read = {n: value for n, value in self._given(settings).items() if n not in (*OPERATIONAL, *self.checks)}
-        return {name: value.model_dump() if hasattr(value, "model_dump") else value for name, value in read.items()}
+        values = {n: value.model_dump() if hasattr(value, "model_dump") else value for n, value in read.items()}
+        # How many rounds there are says which stages run, not what one of them gives.
+        return {
+            n: {k: v for k, v in value.items() if (n, k) != ROUNDS} if isinstance(value, dict) else value
+            for n, value in values.items()
+        }
+
+    def again(self, round: int, name: str, sources: Mapping[str, str], policy: str | None) -> Stage:
+        """The same stage as part of a round of alignment."""
+        return replace(self, name=name, round=round, sources=sources, policy=policy)
 
     def start(self, settings: Any, inputs: Inputs, out: str) -> dict[str, Any]:
         """Run it into the folder `out`; what its marker keeps."""
         return asdict(self.run(inputs, out, **self._given(settings)))
 
     def _given(self, settings: Any) -> dict[str, Any]:
-        return {name: attrgetter(self.single.get(name, name))(settings) for name in self.reads}
+        given = {name: attrgetter(self.single.get(name, name))(settings) for name in self.reads}
+        if self.round > 1 and "seed" in given:
+            given["seed"] = derive(given["seed"], "round", self.round)
+        return given
 
 
 def stage(
@@ -81,6 +102,6 @@ def stage(
         parameters = inspect.signature(run).parameters.values()
         reads = tuple(p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY)
         places = {setting.rpartition(".")[2]: setting for setting in single}
-        return Stage(run.__name__, needs, reads, run, wanted, rewrites, checks, policy, places)
+        return Stage(run.__name__, needs, reads, run, wanted, rewrites, checks, policy, places, run.__name__)
 
     return declare

@@ -4,6 +4,7 @@ ones."""
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -26,16 +27,20 @@ def stage(argv: Sequence[str], prog: str) -> int:
     from rosepo_ray.run import job, pipeline
 
     stages = {stage.name: stage.description for stage in pipeline.STAGES}
+    rounds = "those of an earlier round of alignment have its number: reject_1, calibrate_1, align_1, …"
     lines = [f"  {name:12}{text}" for name, text in stages.items()]
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Run one stage of the pipeline in a run directory.",
-        epilog="\n".join(["stages:", *lines, "", f"`{prog} NAME --help` lists every setting."]),
+        epilog="\n".join(["stages:", *lines, rounds, "", f"`{prog} NAME --help` lists every setting."]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", choices=stages, metavar="NAME", help="the stage")
+    parser.add_argument("name", metavar="NAME", help="the stage")
     name = parser.parse_args(argv[:1]).name
-    return job.main(argv[1:], f"{prog} {name}", stages[name], only=name)
+    kind = re.sub(r"_[1-9]\d*$", "", name)
+    if kind not in stages:
+        parser.error(f"there is no stage '{name}'; take one of {', '.join(stages)}")
+    return job.main(argv[1:], f"{prog} {name}", stages[kind], only=name)
 
 
 def promote(argv: Sequence[str], prog: str) -> int:

@@ -39,6 +39,32 @@ _IMPORT_PATH = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):[A-Za-z_]\w*")
 STAGES = (data, sft, oracle, reject, calibrate, align, sft_longer, evaluate)
 
 
+def stages_of(settings: Settings) -> list[Stage]:
+    """The wanted stages in order. Each round of alignment but the last has stages of its own (`reject_1`, …): its
+    policy makes the next one's rejected samples and is its reference (self-play, as SPRec: arXiv:2412.09243)."""
+    rounds = settings.align.rounds
+    found: list[Stage] = []
+    for stage in STAGES:
+        if stage is reject:
+            found += [again for number in range(1, rounds) for again in _round(number, rounds)]
+        if stage in _ROUND and rounds > 1:
+            stage = next(again for again in _round(rounds, rounds) if again.kind == stage.kind)
+        found.append(stage)
+    return [stage for stage in found if stage.is_wanted(settings)]
+
+
+_ROUND = (reject, calibrate, align)
+
+
+def _round(number: int, rounds: int) -> Iterator[Stage]:
+    before = {"sft": f"align_{number - 1}"} if number > 1 else {}
+    last = number == rounds
+    for stage in _ROUND:
+        own = {} if last else {other.name: f"{other.name}_{number}" for other in _ROUND if other is not stage}
+        policy = stage.policy if last else None  # only the last one is judged
+        yield stage.again(number, stage.name if last else f"{stage.name}_{number}", {**before, **own}, policy)
+
+
 @dataclass(frozen=True)
 class Planned:
     """A stage with its folder and, where it is finished, its marker."""
@@ -57,14 +83,12 @@ def plan(settings: Settings, run_dir: str) -> list[Planned]:
     """
     store, named = stage_store.root(settings.run, run_dir), stage_store.names(run_dir)
     planned: list[Planned] = []
-    for stage in STAGES:
-        if not stage.is_wanted(settings):
-            continue
+    for stage in stages_of(settings):
         inputs = _inputs(stage, planned)
         before = {name: storage.name(folder) for name, folder in inputs.items()}
         values = stage.values(settings)
         known = [_code(), values, before, _input_files(settings) if stage is data else [], *_outside_code(values)]
-        folder = storage.join(store, stage.name, done.fingerprint(known))
+        folder = storage.join(store, stage.kind, done.fingerprint(known))
         if folder != named.get(stage.name, folder) and (marker := _marker(named[stage.name])) is not None:
             # Made by this run before its code or the times of its files changed: what is finished stays.
             LOGGER.warning(
@@ -98,7 +122,9 @@ def _outside_code(values: Any) -> Iterator[str]:
 
 
 def _inputs(stage: Stage, planned: list[Planned]) -> dict[str, str]:
-    inputs = {p.stage.name: p.folder for p in planned if p.stage.name in stage.needs}
+    folders = {p.stage.name: p.folder for p in planned}
+    sources = {need: stage.sources.get(need, need) for need in stage.needs}
+    inputs = {need: folders[source] for need, source in sources.items() if source in folders}
     if POLICIES in stage.needs:
         inputs |= {p.stage.policy: p.folder for p in planned if p.stage.policy is not None}
     return inputs

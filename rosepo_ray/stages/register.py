@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,11 @@ class RegisterResult:
     model: str | None
     version: str | None
     """None for what MLflow could not be told: `rosepo sync` does that later."""
+
+
+def _kind(name: str) -> str:
+    """Without the number of an earlier round of alignment."""
+    return re.sub(r"_\d+$", "", name)
 
 
 class Record:
@@ -70,23 +76,23 @@ class Record:
         tracker.params(PARENT, self.values)
         tracker.tags(PARENT, {f"rosepo.stage.{name}": folder for name, folder in self.folders.items()})
         for name in self._nested():
-            own = {name: self.values[name], "seed": self.values["seed"]} if name in _TRAINED else {}
+            own = {name: self.values[_kind(name)], "seed": self.values["seed"]} if _kind(name) in _TRAINED else {}
             tracker.params(name, own)
         self._told.add(PARENT)
 
     def _nested(self) -> list[str]:
-        return [name for name in _NESTED if name in self.folders]
+        return [name for name in self.folders if _kind(name) in _NESTED]
 
     def _send_stage(self, name: str, folder: str, status: str) -> None:
         tracker, marker = self.tracker, done.read(folder)
-        if name in _TRAINED:
+        if _kind(name) in _TRAINED:
             for below in metrics.runs(folder):
                 prefix = below and f"{below}/"
                 fresh = metrics.read_after(
                     storage.join(folder, *filter(None, [below])), tracker.last_step(name, prefix)
                 )
                 tracker.metrics(name, fresh, prefix)
-        if name in _NESTED:
+        if _kind(name) in _NESTED:
             begun = status if storage.exists(folder) else "SCHEDULED"
             tracker.status(name, begun if marker is None else "FINISHED")
         if marker is None:

@@ -35,10 +35,12 @@ def sft_longer(
     cluster: ClusterSettings,
     run: RunSettings,
 ) -> SftResult:
-    """Continue SFT from its end for as many steps as alignment takes, with alignment's batch and learning rate."""
+    """Continue SFT from its end for as many steps as alignment takes, with alignment's batch and learning rate.
+
+    Of several rounds each counts as many steps as the last one."""
     from rosepo_ray.on_ray import trainer
 
-    steps = int(done.info(inputs["align"])["steps"])
+    steps = align.rounds * int(done.info(inputs["align"])["steps"])
     fit = PolicyFitSettings(**{name: getattr(align, name) for name in PolicyFitSettings.model_fields})
     source = Source(inputs["data"], inputs["sft"], seed, policy, prompt, sft.dense, sft.dropout, data, scoring)
     # The continued run must not see the same rows in the same order again.
