@@ -1,5 +1,5 @@
-"""Alignment on whole windows, judged while it trains, on a local cluster: the pairs, the curves, what is kept; and two
-workers with accumulation do as one does."""
+"""Alignment on whole windows, judged while it trains, and in rounds, on a local cluster: the pairs, the curves, what is
+kept; and two workers with accumulation do as one does."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def finished(settings: Settings, tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> dict[str, Any]:
-    run_dir = str(tmp_path_factory.mktemp("run"))
-    return dict(pipeline.run(settings, run_dir))
+    run_dir = str(tmp_path_factory.mktemp("runs") / "one")
+    return {"run_dir": run_dir, **pipeline.run(settings, run_dir)}
 
 
 def test_pairs_are_whole_windows_with_the_references_of_rows_alone(
@@ -126,3 +126,26 @@ def test_patience_ends_a_fit_early(settings: Settings, finished: dict[str, Any],
     best = losses.index(min(losses))
     units = together(tables.read(finished["reject"].folder, "pairs", split="train"))
     assert result["steps"] == rows[-1]["step"] == best + 3 < wild.steps(len(units))
+
+
+def test_a_second_round_takes_the_first_and_starts_from_what_it_aligned(
+    settings: Settings, finished: dict[str, Any]
+) -> None:
+    two = settings.model_copy(update={"align": settings.align.model_copy(update={"rounds": 2})})
+    found = pipeline.run(two, f"{storage.parent(finished['run_dir'])}/two")
+    taken = {name for name, result in found.items() if result.skipped}
+    assert taken == {"data", "sft", "oracle", "reject_1", "calibrate_1", "align_1"}
+    for name in ("reject", "calibrate", "align"):
+        assert found[f"{name}_1"].folder == finished[name].folder
+    first, second = (tables.read(found[name].folder, "pairs", split="train") for name in ("reject_1", "reject"))
+    assert first["rejected"].to_pylist() != second["rejected"].to_pylist()
+    # The second round's reference is the policy that the first has aligned.
+    catalogue = Catalogue.from_table(tables.read(found["data"].folder, "items"))
+    with storage.local_copy(storage.join(found["align_1"].folder, "model")) as folder:
+        policy = store.load(folder)
+    row = second.to_pylist()[0]
+    request = catalogue.requests.of_row(row, [catalogue.title_of(row["chosen"]), *row["rejected_text"]])
+    alone = score(policy, [request], 1, 4096)[0].tolist()
+    assert [row["ref_chosen_logp"], *row["ref_rejected_logps"]] == pytest.approx(alone, abs=1e-3)
+    assert found["sft_longer"].info["steps"] == 2 * found["align"].info["steps"]
+    assert set(found["evaluate"].info["models"]) == {"popular", "oracle", "sft", "sft_longer", "aligned"}

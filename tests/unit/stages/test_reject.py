@@ -49,7 +49,7 @@ def test_rows_without_rejected_items_are_counted_and_not_trained_on(
         found = reject._counted(out, 5)
     assert found == reject.RejectResult({"train": 2, "validation": 1}, 2, {"mixed": 3, "generated": 1})
     assert "2 of 5 rows are passed over" in caplog.text
-    assert align._training_ids(out) == ["u1:1", "u4:1"]
+    assert align._units(out, dense=False) == [["u1:1"], ["u4:1"]]
 
 
 def test_a_split_without_any_rejected_item_is_bad_input(tmp_path: Path) -> None:
