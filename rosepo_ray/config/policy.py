@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from rosepo_ray.config import templates
 from rosepo_ray.config.kinds import POLICIES, Kind
 from rosepo_ray.config.section import Section, absolute_folder
 
@@ -86,10 +87,14 @@ PolicySettings = ScratchPolicy | PretrainedPolicy
 
 class PromptSettings(Section):
     template: str = "titles"
-    """`titles`: the history's titles, each closed by the end token; `instruction`: a worded request; `module:function`:
-    a text of your own (docs/extending.md)."""
+    """`titles`: the history's titles, each closed by the end token; `instruction`: a worded request; one of your own: a
+    Jinja2 file (or its text) that is given `history` and `candidates`, or `module:function` (docs/extending.md)."""
     list_candidates: bool = False
     """Show the candidate titles in the prompt (not with `titles`)."""
+    chat: bool = False
+    """Put the text into the model's own chat template, as what the user says (instruct models; not with `titles`)."""
+    system: str | None = None
+    """What the chat template's system message says; null gives none."""
     max_tokens: int = Field(448, ge=16)
     """Longest prompt; a longer one loses its oldest history items first."""
 
@@ -98,9 +103,14 @@ class PromptSettings(Section):
     def _known(cls, name: str) -> str:
         if name in ("titles", "instruction"):
             return name
+        if templates.is_jinja(name):
+            return templates.checked(name)
+        if name.endswith(templates.ENDINGS):
+            return templates.checked(templates.read(name))
         if ":" not in name:
             raise ValueError(
-                f"the template '{name}' is none of titles, instruction, and no import path module:function"
+                f"the template '{name}' is none of titles, instruction, no file that ends with "
+                f"{', '.join(templates.ENDINGS)}, and no import path module:function"
             )
         try:
             found = pkgutil.resolve_name(name)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from rosepo_ray.catalogue.requests import Request
+from rosepo_ray.config import templates
 from rosepo_ray.config.policy import PromptSettings
 from rosepo_ray.errors import BadInput
 from rosepo_ray.policy.item_vectors import ItemVectors
@@ -18,6 +19,9 @@ from rosepo_ray.policy.segments import EncodedPrompt
 
 Template = Callable[[Sequence[str], Sequence[str] | None], str]
 """From the titles of a history, oldest first, and of the candidates where the prompt lists them, to its text."""
+
+
+_HERE = "\x02what the user says\x03"
 
 
 def instruction(history: Sequence[str], candidates: Sequence[str] | None) -> str:
@@ -109,7 +113,8 @@ class Prompter:
         if self.settings.list_candidates and not request.candidates:
             raise BadInput("prompt.list_candidates is true, but this request names no candidates")
         listed = request.candidates if self.settings.list_candidates else None
-        return EncodedPrompt([*self.opening, *self.text_ids(self._words(request.history, listed))])
+        before, behind = self._frame
+        return EncodedPrompt([*before, *self.text_ids(self._words(request.history, listed)), *behind])
 
     def titles(self, request: Request) -> TitlesPrompt:
         """The titles of a history, each closed by the end token and followed by its item's vector, where there are
@@ -125,7 +130,30 @@ class Prompter:
         return TitlesPrompt(EncodedPrompt(ids, items), ends)
 
     @cached_property
+    def _frame(self) -> tuple[list[int], list[int]]:
+        """What stands before and behind a worded request: the tokenizer's opening, or the chat template around what the
+        user says. Only the template's own text may hold special tokens: a title that looks like one stays text."""
+        if not self.settings.chat:
+            return self.opening, []
+        if not self.tokenizer.chat_template:
+            raise BadInput(
+                "this model's tokenizer has no chat template; set prompt.chat false, or take an instruct model"
+            )
+        says = [{"role": "user", "content": _HERE}]
+        if self.settings.system is not None:
+            says.insert(0, {"role": "system", "content": self.settings.system})
+        text = str(self.tokenizer.apply_chat_template(says, tokenize=False, add_generation_prompt=True))
+        before, found, behind = text.partition(_HERE)
+        if not found:
+            raise BadInput("this model's chat template does not show what the user says; set prompt.chat false")
+        parts = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, behind))
+        first, last = (list(ids) for ids in parts)
+        return first, last
+
+    @cached_property
     def _words(self) -> Template:
         name = self.settings.template
+        if templates.is_jinja(name):
+            return templates.writer(name)
         found: Template = instruction if name == "instruction" else pkgutil.resolve_name(name)
         return found

@@ -51,6 +51,18 @@ RULES = (
         "with prompt.template titles; use prompt.template instruction",
     ),
     Rule(
+        ("prompt.chat",),
+        ("prompt.template",),
+        lambda s: s.prompt.chat and s.prompt.template == "titles",
+        "with prompt.template titles, which no chat template holds; use prompt.template instruction",
+    ),
+    Rule(
+        ("prompt.system",),
+        ("prompt.chat",),
+        lambda s: s.prompt.system is not None and not s.prompt.chat,
+        "without prompt.chat true; set that, or leave it out",
+    ),
+    Rule(
         ("cluster.oracle_replicas_min", "cluster.oracle_replicas_max"),
         ("oracle.type",),
         lambda s: not s.oracle.served,

@@ -18,6 +18,7 @@ import pytest
 from rosepo_ray import storage
 from rosepo_ray.catalogue.encoders import build_encoder
 from rosepo_ray.catalogue.requests import Request, Requests
+from rosepo_ray.config import templates
 from rosepo_ray.config.policy import PromptSettings, ScratchPolicy
 from rosepo_ray.errors import BadInput
 from rosepo_ray.evaluation import metrics, ranking_metrics
@@ -31,7 +32,7 @@ from rosepo_ray.training import in_process
 from rosepo_ray.training.world import World
 
 ROOT = Path(__file__).parents[2]
-BLOCK = re.compile(r'^```python title="(\w+\.py)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r'^```(?:python|jinja) title="(\w+\.(?:py|j2))"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 TITLES = [f"The {a} {b}" for a in ("red", "blue", "iron") for b in ("house", "garden", "window", "street")]
 TITLE_OF = {f"i{n:02d}": title for n, title in enumerate(TITLES)}
 
@@ -170,6 +171,16 @@ def test_the_prompt_is_what_the_policy_reads(page: Path) -> None:
     policy.prompter.settings = listed
     prompt = policy.prompter.prompt_ids(Request(["The red house"], candidates=["The iron street"]))
     assert "On the shelf: The iron street." in prompter.written(prompt.ids)
+
+
+def test_the_jinja_file_says_the_same_and_travels_as_text(page: Path) -> None:
+    given = settings_of("--prompt.template", str(page / "bookshop.j2"), "--sft.dense", "false").prompt
+    assert "{{ history" in given.template
+    write = templates.writer(given.template)
+    assert write(["The red house", "The blue garden"], None) == (
+        "A reader has bought The red house; The blue garden.\nThe next book is:\n"
+    )
+    assert "On the shelf: The iron street." in write(["The red house"], ["The iron street"])
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,8 @@ def test_contradictions(argv: tuple[str, ...], words: str, capsys: pytest.Captur
 CONSTANT = ("--oracle.type", "constant")
 LISTED = ("--sft.dense", "false", "--prompt.template", "instruction", "--prompt.list_candidates", "true")
 WITHOUT_EFFECT = [
+    (("--prompt.chat", "true"), "prompt.chat"),
+    (("--prompt.template", "instruction", "--sft.dense", "false", "--prompt.system", "x"), "prompt.system"),
     (("--sft.validation.patience", "3"), "sft.validation.patience"),
     (("--align.validation.metric", "loss"), "align.validation.metric"),
     (("--prompt.list_candidates", "true"), "prompt.list_candidates"),
