@@ -146,8 +146,8 @@ LISTED = ("--sft.dense", "false", "--prompt.template", "instruction", "--prompt.
 WITHOUT_EFFECT = [
     (("--prompt.chat", "true"), "prompt.chat"),
     (("--prompt.template", "instruction", "--sft.dense", "false", "--prompt.system", "x"), "prompt.system"),
-    (("--sft.validation.patience", "3"), "sft.validation.patience"),
-    (("--align.validation.metric", "loss"), "align.validation.metric"),
+    (("--sft.validation.every", "null", "--sft.validation.patience", "3"), "sft.validation.patience"),
+    (("--align.validation.every", "null", "--align.validation.metric", "loss"), "align.validation.metric"),
     (("--prompt.list_candidates", "true"), "prompt.list_candidates"),
     (("--align.objective.type", "simpo", "--oracle.epsilon_max", "0.3"), "oracle.epsilon_max"),
     (("--align.objective.type", "simpo", *CONSTANT, "--oracle.epsilon", "0.3"), "oracle.epsilon"),
