@@ -7,7 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO, cast
+
+LOGGER = logging.getLogger(__name__)
 
 _NOISY = ("ray", "ray.data", "ray.train", "ray.serve", "transformers", "mlflow")
 _ENVIRONMENT = {
@@ -39,3 +42,31 @@ def native_code_silenced() -> Iterator[None]:
         os.dup2(shown, 2)
         os.close(shown)
         os.close(null)
+
+
+@contextmanager
+def raylet_silenced() -> Iterator[None]:
+    """What Ray prints of its raylet goes into the run log alone (`log_to_driver` does not hold it back)."""
+    with redirect_stdout(cast(TextIO, _Sieve(sys.stdout))):
+        yield
+
+
+class _Sieve:
+    """Standard output without the lines of the raylet. Ray prints a line, and then its end."""
+
+    def __init__(self, shown: TextIO) -> None:
+        self.shown, self.held = shown, False
+
+    def write(self, text: str) -> int:
+        if "(raylet)" in text:
+            LOGGER.debug("%s", text.rstrip())
+            self.held = not text.endswith("\n")
+        elif not (self.held and text == "\n"):
+            self.held = False
+            self.shown.write(text)
+        else:
+            self.held = False
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.shown, name)

@@ -113,6 +113,7 @@ def _work(settings: Settings, run_dir: str, only: str | None, connected: bool, r
     from rosepo_ray.on_ray import cluster
     from rosepo_ray.process import signals
     from rosepo_ray.process.memory import PeakMemory
+    from rosepo_ray.process.quiet import raylet_silenced
     from rosepo_ray.run import pipeline, record, summary
 
     LOGGER.info("run directory %s", run_dir)
@@ -120,7 +121,10 @@ def _work(settings: Settings, run_dir: str, only: str | None, connected: bool, r
         if not connected:
             cluster.start(settings.cluster, settings.oracle.served)
         try:
-            with signals.handled():  # only now: connecting, Ray has put a handler of its own in place
+            with (
+                raylet_silenced(),
+                signals.handled(),
+            ):  # only now: connecting, Ray has put a handler of its own in place
                 finished = pipeline.run(settings, run_dir, only)
         finally:
             cluster.stop()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
+
+import pytest
+
+from rosepo_ray.process import quiet
 
 
 def test_progress_bars_of_libraries_are_gone():
@@ -30,3 +35,17 @@ os.write(2, b"heard")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "heard"
+
+
+def test_the_raylets_lines_go_to_the_log_alone(capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.DEBUG, "rosepo_ray"), quiet.raylet_silenced():
+        for line in (
+            "before",
+            "\x1b[33m(raylet)\x1b[0m WARNING: 8 PYTHON worker processes have been started",
+            "between",
+        ):
+            print(line)  # noqa: T201 - as Ray does
+        sys.stdout.flush()
+    sys.stdout.write("after\n")
+    assert capsys.readouterr().out == "before\nbetween\nafter\n"
+    assert "8 PYTHON worker processes" in caplog.text
