@@ -14,12 +14,15 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rosepo_ray.config.training import FitSettings
 from rosepo_ray.run.settings import Settings
+
+if TYPE_CHECKING:
+    from rosepo_ray.programs.sft import SftProgram
 
 ITEMS = 1_682  # as MovieLens-100K
 WORDS = 1_500
@@ -142,13 +145,13 @@ def prepare(settings: Settings, run_dir: str) -> dict[str, str]:
     return dict(planned["align"].inputs)
 
 
-def _sft(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
+def sft_program(settings: Settings, data: str) -> SftProgram:
+    """The SFT stage's own program, for this process."""
     from rosepo_ray.stages.sft import Source, program
-    from rosepo_ray.training import in_process
     from rosepo_ray.training.world import World
 
     source = Source(
-        inputs["data"],
+        data,
         None,
         settings.seed,
         settings.policy,
@@ -158,7 +161,13 @@ def _sft(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
         settings.data,
         settings.scoring,
     )
-    made = program(source, settings.sft, World())
+    return program(source, settings.sft, World())
+
+
+def _sft(settings: Settings, inputs: Mapping[str, str], out: str) -> None:
+    from rosepo_ray.training import in_process
+
+    made = sft_program(settings, inputs["data"])
     in_process.train(made, settings.sft, settings.sft.steps)
     made.save(Path(out, "model"))
 

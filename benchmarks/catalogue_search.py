@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from alignment_workload import sft_program
 from harness import ROOT, Promise, figure, measure, pin_threads, ratio, seconds, write
 
 from rosepo_ray.catalogue import ranks
@@ -108,22 +109,9 @@ def write_recombined(data: Path, out: Path, seed: int) -> tuple[list[str], list[
 
 def train(settings: Settings, data: Path, steps: int) -> Policy:
     """Dense SFT in this process: the stage's own program and loop."""
-    from rosepo_ray.stages.sft import Source, program
     from rosepo_ray.training import in_process
-    from rosepo_ray.training.world import World
 
-    source = Source(
-        str(data),
-        None,
-        settings.seed,
-        settings.policy,
-        settings.prompt,
-        settings.sft.dense,
-        settings.sft.dropout,
-        settings.data,
-        settings.scoring,
-    )
-    made = program(source, settings.sft, World())
+    made = sft_program(settings, str(data))
 
     def told(step: int, metrics: dict[str, float]) -> None:
         if step % 25 == 0:
