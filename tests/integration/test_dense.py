@@ -105,8 +105,8 @@ def test_two_workers_with_accumulation_do_as_one_does(
     assert [row["step"] for row in one] == [row["step"] for row in other]
     for first, second in zip(one, other, strict=True):
         never = {"time", "wait_share", "tokens_per_second", "step_seconds", "val_seconds"}
-        if first["step"] == 0:  # every margin is 0 but for rounding
-            never = {*never, "val_pair_accuracy"}
+        if first["step"] <= 1:  # every margin is 0 but for rounding
+            never = {*never, "val_pair_accuracy", "pair_accuracy"}
         for name in first.keys() - never:
             assert first[name] == pytest.approx(second[name], rel=2e-3, abs=2e-3), name
 

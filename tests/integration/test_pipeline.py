@@ -229,7 +229,7 @@ def test_under_bf16_the_reference_is_compared_in_full_precision(
         return ({**known[name], "epsilon": [0.1] * len(known[name]["rejected"])} for name in example_ids)
 
     names = (folders["data"], folders["sft"], folders["reject"])
-    program = aligned(*names, rows, settings.align, settings.seed, Bf16())
+    program = aligned(*names, rows, settings.align, settings.scoring, settings.seed, Bf16())
     differences = []
     for micro in next(program.batches(0)):
         with program.world.autocast():
