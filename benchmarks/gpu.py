@@ -27,8 +27,8 @@ import workload
 from sides import loss_of, separate_logps
 from step_dense import POSITIONS, dense_rows, plain_rows, windows
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
-from workload import PAD, Examples, Workload
+from transformers import LlamaForCausalLM
+from workload import PAD, Examples, Workload, llama_config
 
 from rosepo_ray.config.policy import LoraSettings, PromptSettings, ScratchPolicy
 from rosepo_ray.policy.engine.layout import pack
@@ -50,22 +50,11 @@ ROUNDS = 3
 
 def build(shape: Workload, device: str, dtype: torch.dtype, recompute: bool) -> Any:
     """A Llama of random weights behind fresh adapters, made where it will stay."""
-    config = LlamaConfig(
-        vocab_size=shape.vocabulary,
-        hidden_size=shape.hidden,
-        intermediate_size=shape.inner,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-    )
     torch.manual_seed(1)
     with torch.device(device):
         torch.set_default_dtype(dtype)
         try:
-            model = LlamaForCausalLM(config)
+            model = LlamaForCausalLM(llama_config(shape))
         finally:
             torch.set_default_dtype(torch.float32)
     model = add_lora(model, LoraSettings(), 1).to(device)

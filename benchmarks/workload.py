@@ -49,9 +49,8 @@ TINY = Workload(32, 64, 2, 2, 128, (20, 30), 4.0, 1.0, (2, 6))
 """For a look whether a script runs; its times say nothing."""
 
 
-def base_model(workload: Workload, seed: int = 1) -> Any:
-    """The model without adapters, in fp32."""
-    config = LlamaConfig(
+def llama_config(workload: Workload) -> LlamaConfig:
+    return LlamaConfig(
         vocab_size=workload.vocabulary,
         hidden_size=workload.hidden,
         intermediate_size=workload.inner,
@@ -65,9 +64,13 @@ def base_model(workload: Workload, seed: int = 1) -> Any:
         pad_token_id=PAD,
         attn_implementation="sdpa",
     )
+
+
+def base_model(workload: Workload, seed: int = 1) -> Any:
+    """The model without adapters, in fp32."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        return LlamaForCausalLM(llama_config(workload))
 
 
 def adapted_model(workload: Workload, seed: int = 1) -> Any:

@@ -11,6 +11,7 @@ and of the folders that it needs. What it returns, a dataclass of JSON-able valu
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
@@ -20,12 +21,21 @@ from rosepo_ray.seeds import derive
 
 OPERATIONAL = ("run", "cluster", "scoring", "mlflow", "promotion")
 """Sections that do not change results: a run may go on with more workers or another tracking server."""
-ROUNDS = ("align", "rounds")
 POLICIES = "policies"
 """In `needs`: every earlier stage that leaves a policy."""
 
 Inputs = Mapping[str, str]
 """The folder of each stage before, by name."""
+
+
+def in_round(kind: str, number: int) -> str:
+    """The name of a stage in an earlier round of alignment."""
+    return f"{kind}_{number}"
+
+
+def kind_of(name: str) -> str:
+    """What all rounds of a stage are called by."""
+    return re.sub(r"_[1-9]\d*$", "", name)
 
 
 @dataclass(frozen=True)
@@ -67,10 +77,8 @@ class Stage:
         read = {n: value for n, value in self._given(settings).items() if n not in (*OPERATIONAL, *self.checks)}
         values = {n: value.model_dump() if hasattr(value, "model_dump") else value for n, value in read.items()}
         # How many rounds there are says which stages run, not what one of them gives.
-        return {
-            n: {k: v for k, v in value.items() if (n, k) != ROUNDS} if isinstance(value, dict) else value
-            for n, value in values.items()
-        }
+        values.get("align", {}).pop("rounds", None)
+        return values
 
     def again(self, round: int, name: str, sources: Mapping[str, str], policy: str | None) -> Stage:
         """The same stage as part of a round of alignment."""

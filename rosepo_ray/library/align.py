@@ -26,8 +26,7 @@ from rosepo_ray.policy.checks.titles import title_lengths
 from rosepo_ray.programs.align import AlignProgram
 from rosepo_ray.programs.reject import Rejector
 from rosepo_ray.programs.sft import ExampleRows, SftProgram, WindowRows
-from rosepo_ray.programs.validation import watch
-from rosepo_ray.seeds import derive
+from rosepo_ray.programs.validation import examples_to_look_at, pairs_to_look_at, watch
 from rosepo_ray.training import in_process
 from rosepo_ray.training.windows import Sequences, Windows
 from rosepo_ray.training.world import World
@@ -75,16 +74,8 @@ def align(dataset: Dataset, *, on_step: OnStep = _quiet, **settings: Any) -> Ali
         judge = oracles.calibrated(judge, validation)
     pairs = oracles.told(chosen.oracle, judge, train)
     rows = {pair["example_id"]: pair for pair in pairs}
-    looked_at = sorted(validation, key=lambda row: derive(0, "looks", row["example_id"]))
-    looks = watch(
-        policy,
-        catalogue,
-        looked_at[: chosen.align.validation.examples],
-        chosen.align.validation,
-        chosen.scoring,
-        World(),
-        from_start=True,
-    )
+    looked_at = pairs_to_look_at(validation, chosen.align.validation)
+    looks = watch(policy, catalogue, looked_at, chosen.align.validation, chosen.scoring, World(), from_start=True)
     units = together(pa.Table.from_pylist(pairs)) if chosen.align.dense else [[row] for row in rows]
     program = AlignProgram(
         policy,
@@ -118,9 +109,8 @@ def _fine_tune(policy: Policy, dataset: Dataset, chosen: MethodSettings, on_step
         rows = WindowRows(windows, catalogue.requests, catalogue.item_ids)
     else:
         rows = ExampleRows(dataset.split("train"), catalogue.requests)
-    limits = chosen.sft.validation
-    looked_at = choose(dataset.examples, {"validation": limits.examples}, dataset.seed, "looks").of(dataset.examples)
-    looks = watch(policy, catalogue, looked_at.to_pylist(), limits, chosen.scoring, World())
+    looked_at = examples_to_look_at(dataset.examples, chosen.sft.validation, dataset.seed)
+    looks = watch(policy, catalogue, looked_at, chosen.sft.validation, chosen.scoring, World())
     program = SftProgram(policy, rows, chosen.sft, chosen.seed, World(), looks, chosen.sft.dropout)
     in_process.train(program, chosen.sft, chosen.sft.steps, lambda step, figures: on_step("sft", step, figures))
 

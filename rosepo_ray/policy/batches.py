@@ -97,14 +97,9 @@ def response_rows(
     rows: Sequence[EncodedRow],
     row_ids: list[str],
     real: bool,
-    dropout: float = 0.0,
-    row_seeds: Sequence[int] = (),
 ) -> MicroBatch:
-    """The loss falls on every response of the rows. `count` is the number of their tokens. With `dropout` activations
-    are dropped, by masks that the seed of each row fixes."""
+    """The loss falls on every response of the rows. `count` is the number of their tokens."""
     batch = pack(rows, policy.pad_id)
-    if dropout:
-        batch = batch.dropping(dropout, row_seeds)
     return MicroBatch(batch, len(batch.target_M) if real else 0, row_ids, batch.tokens)
 
 

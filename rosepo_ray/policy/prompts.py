@@ -81,6 +81,10 @@ class Prompter:
             self._titles[title] = [*ids, self.end_id]
         return self._titles[title]
 
+    def longest_response(self, titles: Sequence[str]) -> int:
+        """Tokens of the longest of these titles, its end token included."""
+        return max(len(ids) for ids in self.all_text_ids(titles)) + 1
+
     def latest(self, history: Sequence[str]) -> int:
         """The first title of a history from which on it fits a `titles` prompt, the last at the latest."""
         room = self.settings.max_tokens - max(1, len(self.opening))

@@ -26,18 +26,18 @@ def score(policy: Policy, requests: Sequence[Request], batch: int, tokens: int) 
     """
     nested = batches.encode_nested(policy, requests)
     rows = [row for row, _ in nested]
-    pieces = [(number, piece) for number, row in enumerate(rows) for piece in _pieces(row, tokens)]
-    shapes = [rows[number].pick(piece).shape for number, piece in pieces]
+    places = [(number, piece) for number, row in enumerate(rows) for piece in _pieces(row, tokens)]
+    pieces = [rows[number].pick(piece) for number, piece in places]
     scores = [np.empty(len(row.answers), np.float32) for row in rows]
     module = PackedPolicy(policy.model, policy.items).eval()
     with torch.inference_mode():
-        for group in _groups(shapes, batch, tokens):
-            here = [pieces[index] for index in group]
-            part = [rows[number].pick(piece) for number, piece in here]
+        for group in _groups([piece.shape for piece in pieces], batch, tokens):
+            part = [pieces[index] for index in group]
             logps = module(pack(part, policy.pad_id).to(policy.device)).cpu().numpy()
             ends = np.cumsum([len(row.answers) for row in part])
-            for (number, piece), found in zip(here, np.split(logps, ends[:-1]), strict=True):
-                scores[number][piece] = found
+            for index, found in zip(group, np.split(logps, ends[:-1]), strict=True):
+                number, responses = places[index]
+                scores[number][responses] = found
     ends = np.cumsum([len(request.responses) for request in requests])
     return np.split(np.concatenate(scores), ends[:-1]) if scores else []
 

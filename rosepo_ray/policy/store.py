@@ -37,7 +37,7 @@ def build(
         return policy
     tokenizer = scratch.train_tokenizer(titles, popularity, settings.vocabulary, settings.across_words)
     # Positions cost nothing (they are rotary): a rejected text that is no title may be longer than every title.
-    longest = 4 * (max(len(ids) for ids in Prompter(tokenizer, prompt).all_text_ids(titles)) + 1)
+    longest = 4 * Prompter(tokenizer, prompt).longest_response(titles)
     ends = tokenizer.eos_token_id, tokenizer.pad_token_id
     model = scratch.build_model(settings, len(tokenizer), prompt.max_tokens + longest, seed, *ends)
     policy = Policy(model, tokenizer, settings, prompt)

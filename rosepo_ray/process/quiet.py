@@ -58,14 +58,12 @@ class _Sieve:
         self.shown, self.held = shown, False
 
     def write(self, text: str) -> int:
+        ends_one, self.held = self.held and text == "\n", False
         if "(raylet)" in text:
             LOGGER.debug("%s", text.rstrip())
             self.held = not text.endswith("\n")
-        elif not (self.held and text == "\n"):
-            self.held = False
+        elif not ends_one:
             self.shown.write(text)
-        else:
-            self.held = False
         return len(text)
 
     def __getattr__(self, name: str) -> Any:

@@ -26,7 +26,7 @@ class Rejector:
         self.k, self.seed, self.limits = k, seed, limits
         context = pretrained.context(causal_lm(policy.model).config)
         self.room = math.inf if context is None else context - policy.prompt.max_tokens
-        self.longest = max(len(ids) + 1 for ids in policy.prompter.all_text_ids(catalogue.titles))
+        self.longest = policy.prompter.longest_response(catalogue.titles)
 
     def pairs(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Rows of `examples` with `excluded` (items that must not be drawn) -> rows of `pairs`. A row for which nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ from torch import Tensor
 from rosepo_ray.catalogue.requests import Requests
 from rosepo_ray.config.training import FitSettings
 from rosepo_ray.policy import batches, store
+from rosepo_ray.policy.engine.layout import PackedBatch
 from rosepo_ray.policy.engine.module import PackedPolicy
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.segments import EncodedRow
@@ -93,22 +95,20 @@ class SftProgram(Plain):
         )
         for part in plan:
             encoded, names = self.rows.encode(self.policy, part.rows), [self.rows.row_id(*row) for row in part.rows]
-            seeds = [
-                derive(self.seed, "policy dropout", epoch, name)
-                for (epoch, _), name in zip(part.rows, names, strict=True)
-            ]
             groups = buckets([row.shape for row in encoded], self.fit.micro_batch, self.world.device.type)
-            yield [
-                batches.response_rows(
-                    self.policy,
-                    [encoded[i] for i in group],
-                    [names[i] for i in group],
-                    part.real,
-                    self.dropout,
-                    [seeds[i] for i in group],
-                )
-                for group in groups
-            ]
+            micros: list[MicroBatch] = []
+            for group in groups:
+                rows, row_ids = [encoded[i] for i in group], [names[i] for i in group]
+                micro = batches.response_rows(self.policy, rows, row_ids, part.real)
+                if self.dropout:
+                    epochs = [part.rows[i][0] for i in group]
+                    micro = replace(micro, inputs=self._dropping(micro.inputs, epochs, row_ids))
+                micros.append(micro)
+            yield micros
+
+    def _dropping(self, batch: PackedBatch, epochs: Sequence[int], row_ids: Sequence[str]) -> PackedBatch:
+        named = zip(epochs, row_ids, strict=True)
+        return batch.dropping(self.dropout, [derive(self.seed, "policy dropout", *each) for each in named])
 
     def loss(self, outputs: Tensor, micro: MicroBatch) -> tuple[Tensor, dict[str, float]]:
         return -outputs.sum(), {}

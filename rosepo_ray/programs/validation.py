@@ -8,14 +8,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from rosepo_ray.catalogue import ranks
 from rosepo_ray.catalogue.items import Catalogue
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.training import ValidationSettings
+from rosepo_ray.data.choice import choose
 from rosepo_ray.policy.generation import generate
 from rosepo_ray.policy.model import Policy
 from rosepo_ray.policy.scoring import score
+from rosepo_ray.seeds import derive
 from rosepo_ray.training.watch import Watch
 from rosepo_ray.training.world import World
 
@@ -35,6 +38,20 @@ def watch(
         return None
     judge = PolicyJudge(policy, catalogue, rows, limits, world, write=settings.texts > 0)
     return Watch(settings, judge, from_start=from_start)
+
+
+def examples_to_look_at(examples: str | pa.Table, settings: ValidationSettings, data_seed: int) -> list[dict[str, Any]]:
+    """Rows of `examples` (the data stage's folder, or the table) for the looks of a fit; none where it takes none."""
+    if settings.every is None:
+        return []
+    choice = choose(examples, {"validation": settings.examples}, data_seed, "looks")
+    chosen = choice.of(examples) if isinstance(examples, pa.Table) else choice.all_rows(examples)
+    return list(chosen.to_pylist())
+
+
+def pairs_to_look_at(pairs: Sequence[dict[str, Any]], settings: ValidationSettings) -> list[dict[str, Any]]:
+    """Those of the validation pairs with the smallest hashes."""
+    return sorted(pairs, key=lambda row: derive(0, "looks", row["example_id"]))[: settings.examples]
 
 
 Sums = dict[str, float]
@@ -64,7 +81,7 @@ class PolicyJudge:
         self.policy, self.catalogue, self.limits, self.world, self.write = policy, catalogue, limits, world, write
         self.pairs = bool(rows) and "rejected_text" in rows[0]
         self.rows = rows[world.rank :: world.size]
-        self.longest = max(len(ids) + 1 for ids in policy.prompter.all_text_ids(catalogue.titles))
+        self.longest = policy.prompter.longest_response(catalogue.titles)
 
     def __call__(self) -> dict[str, float]:
         sums = self._ranked()
@@ -77,7 +94,7 @@ class PolicyJudge:
     def _ranked(self) -> Sums:
         requests = [
             self.catalogue.requests.of_row(
-                row, [*self.catalogue.requests.titles([*row["candidates"]]), *row.get("rejected_text", ())]
+                row, [*self.catalogue.requests.titles(row["candidates"]), *row.get("rejected_text", ())]
             )
             for row in self.rows
         ]

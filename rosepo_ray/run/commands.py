@@ -4,7 +4,6 @@ ones."""
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -24,6 +23,7 @@ def align(argv: Sequence[str], prog: str) -> int:
 
 def stage(argv: Sequence[str], prog: str) -> int:
     """One stage, whose inputs are finished in the same run directory."""
+    from rosepo_ray.config.stage import kind_of
     from rosepo_ray.run import job, pipeline
 
     stages = {stage.name: stage.description for stage in pipeline.STAGES}
@@ -37,7 +37,7 @@ def stage(argv: Sequence[str], prog: str) -> int:
     )
     parser.add_argument("name", metavar="NAME", help="the stage")
     name = parser.parse_args(argv[:1]).name
-    kind = re.sub(r"_[1-9]\d*$", "", name)
+    kind = kind_of(name)
     if kind not in stages:
         parser.error(f"there is no stage '{name}'; take one of {', '.join(stages)}")
     return job.main(argv[1:], f"{prog} {name}", stages[kind], only=name)

@@ -121,10 +121,8 @@ def _work(settings: Settings, run_dir: str, only: str | None, connected: bool, r
         if not connected:
             cluster.start(settings.cluster, settings.oracle.served)
         try:
-            with (
-                raylet_silenced(),
-                signals.handled(),
-            ):  # only now: connecting, Ray has put a handler of its own in place
+            # Only now: connecting, Ray has put a handler of its own in place.
+            with raylet_silenced(), signals.handled():
                 finished = pipeline.run(settings, run_dir, only)
         finally:
             cluster.stop()

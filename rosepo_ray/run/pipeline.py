@@ -16,7 +16,7 @@ from typing import Any
 
 import rosepo_ray
 from rosepo_ray import storage
-from rosepo_ray.config.stage import POLICIES, Stage
+from rosepo_ray.config.stage import POLICIES, Stage, in_round
 from rosepo_ray.errors import BadInput, RosepoError, short
 from rosepo_ray.on_ray import progress
 from rosepo_ray.process import run_log, signals
@@ -42,27 +42,23 @@ STAGES = (data, sft, oracle, reject, calibrate, align, sft_longer, evaluate)
 def stages_of(settings: Settings) -> list[Stage]:
     """The wanted stages in order. Each round of alignment but the last has stages of its own (`reject_1`, …): its
     policy makes the next one's rejected samples and is its reference (self-play, as SPRec: arXiv:2412.09243)."""
-    rounds = settings.align.rounds
-    found: list[Stage] = []
-    for stage in STAGES:
-        if stage is reject:
-            found += [again for number in range(1, rounds) for again in _round(number, rounds)]
-        if stage in _ROUND and rounds > 1:
-            stage = next(again for again in _round(rounds, rounds) if again.kind == stage.kind)
-        found.append(stage)
-    return [stage for stage in found if stage.is_wanted(settings)]
+    begin, rounds = STAGES.index(_ROUND[0]), settings.align.rounds
+    repeated = [stage for number in range(1, rounds + 1) for stage in _round(number, rounds)]
+    after = [stage for stage in STAGES[begin:] if stage not in _ROUND]
+    return [stage for stage in (*STAGES[:begin], *repeated, *after) if stage.is_wanted(settings)]
 
 
 _ROUND = (reject, calibrate, align)
 
 
 def _round(number: int, rounds: int) -> Iterator[Stage]:
-    before = {"sft": f"align_{number - 1}"} if number > 1 else {}
+    before = {"sft": in_round(align.name, number - 1)} if number > 1 else {}
     last = number == rounds
     for stage in _ROUND:
-        own = {} if last else {other.name: f"{other.name}_{number}" for other in _ROUND if other is not stage}
+        own = {} if last else {other.name: in_round(other.name, number) for other in _ROUND if other is not stage}
         policy = stage.policy if last else None  # only the last one is judged
-        yield stage.again(number, stage.name if last else f"{stage.name}_{number}", {**before, **own}, policy)
+        name = stage.name if last else in_round(stage.name, number)
+        yield stage.again(number, name, {**before, **own}, policy)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from rosepo_ray.config.stage import Inputs, stage
 from rosepo_ray.config.training import ValidationSettings
 from rosepo_ray.data.dense import together
 from rosepo_ray.oracle.protocol import OracleSettings
-from rosepo_ray.seeds import derive
 from rosepo_ray.storage import done, tables
 
 if TYPE_CHECKING:
@@ -130,9 +129,11 @@ def program(
 
 
 def _validation_pairs(pairs: str, validation: ValidationSettings) -> list[dict[str, Any]]:
-    """The validation pairs for the looks of the fit, those with the smallest hashes; none where it takes none."""
+    """The validation pairs for the looks of the fit; none where it takes none."""
+    from rosepo_ray.programs.validation import pairs_to_look_at
+
     if validation.every is None:
         return []
     rows = tables.read(pairs, "pairs", split="validation")
     rows = rows.filter(pc.greater(pc.list_value_length(rows["rejected_text"]), 0)).to_pylist()
-    return sorted(rows, key=lambda row: derive(0, "looks", row["example_id"]))[: validation.examples]
+    return pairs_to_look_at(rows, validation)

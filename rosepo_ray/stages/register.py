@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from rosepo_ray.config.data import DataSettings
 from rosepo_ray.config.evaluation import EvaluationSettings
 from rosepo_ray.config.mlflow import MlflowSettings
 from rosepo_ray.config.scoring import ScoringSettings
+from rosepo_ray.config.stage import kind_of
 from rosepo_ray.evaluation.judged_rows import judged_rows
 from rosepo_ray.process.redaction import redact
 from rosepo_ray.registry import packaging, system_metrics
@@ -31,11 +31,6 @@ class RegisterResult:
     model: str | None
     version: str | None
     """None for what MLflow could not be told: `rosepo sync` does that later."""
-
-
-def _kind(name: str) -> str:
-    """Without the number of an earlier round of alignment."""
-    return re.sub(r"_\d+$", "", name)
 
 
 class Record:
@@ -76,23 +71,23 @@ class Record:
         tracker.params(PARENT, self.values)
         tracker.tags(PARENT, {f"rosepo.stage.{name}": folder for name, folder in self.folders.items()})
         for name in self._nested():
-            own = {name: self.values[_kind(name)], "seed": self.values["seed"]} if _kind(name) in _TRAINED else {}
+            own = {name: self.values[kind_of(name)], "seed": self.values["seed"]} if kind_of(name) in _TRAINED else {}
             tracker.params(name, own)
         self._told.add(PARENT)
 
     def _nested(self) -> list[str]:
-        return [name for name in self.folders if _kind(name) in _NESTED]
+        return [name for name in self.folders if kind_of(name) in _NESTED]
 
     def _send_stage(self, name: str, folder: str, status: str) -> None:
         tracker, marker = self.tracker, done.read(folder)
-        if _kind(name) in _TRAINED:
+        if kind_of(name) in _TRAINED:
             for below in metrics.runs(folder):
                 prefix = below and f"{below}/"
                 fresh = metrics.read_after(
                     storage.join(folder, *filter(None, [below])), tracker.last_step(name, prefix)
                 )
                 tracker.metrics(name, fresh, prefix)
-        if _kind(name) in _NESTED:
+        if kind_of(name) in _NESTED:
             begun = status if storage.exists(folder) else "SCHEDULED"
             tracker.status(name, begun if marker is None else "FINISHED")
         if marker is None:

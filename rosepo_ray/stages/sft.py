@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rosepo_ray import storage
 from rosepo_ray.config.cluster import ClusterSettings
@@ -15,8 +15,7 @@ from rosepo_ray.config.run import RunSettings
 from rosepo_ray.config.scoring import ScoringSettings
 from rosepo_ray.config.sft import SftSettings
 from rosepo_ray.config.stage import Inputs, stage
-from rosepo_ray.config.training import PolicyFitSettings, ValidationSettings
-from rosepo_ray.data.choice import choose
+from rosepo_ray.config.training import PolicyFitSettings
 from rosepo_ray.storage import tables
 
 if TYPE_CHECKING:
@@ -78,7 +77,7 @@ def program(source: Source, fit: PolicyFitSettings, world: World) -> SftProgram:
     from rosepo_ray.catalogue.items import Catalogue
     from rosepo_ray.policy import store
     from rosepo_ray.programs.sft import SftProgram
-    from rosepo_ray.programs.validation import watch
+    from rosepo_ray.programs.validation import examples_to_look_at, watch
 
     catalogue = Catalogue.from_table(tables.read(source.data, "items"))
     if source.start is None:
@@ -88,16 +87,9 @@ def program(source: Source, fit: PolicyFitSettings, world: World) -> SftProgram:
     else:
         with storage.local_copy(storage.join(source.start, "model")) as folder:
             policy = store.load(folder, trainable=True)
-    looked_at = validation_rows(source.data, fit.validation, source.protocol.seed)
+    looked_at = examples_to_look_at(source.data, fit.validation, source.protocol.seed)
     looks = watch(policy, catalogue, looked_at, fit.validation, source.limits, world)
     return SftProgram(policy, _rows(source, catalogue), fit, source.seed, world, looks, source.dropout)
-
-
-def validation_rows(data: str, validation: ValidationSettings, data_seed: int) -> list[dict[str, Any]]:
-    """Rows of `examples` for the looks of a fit; none where it takes none."""
-    if validation.every is None:
-        return []
-    return choose(data, {"validation": validation.examples}, data_seed, "looks").all_rows(data).to_pylist()
 
 
 def _rows(source: Source, catalogue: Catalogue) -> WindowRows | ExampleRows:

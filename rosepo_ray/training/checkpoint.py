@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -34,13 +35,7 @@ _WEIGHTS = "weights.safetensors"
 
 def store(state: State, checkpoints: str) -> None:
     """Write `checkpoints/step-N`, then remove what is void or too old: by now every rank has loaded."""
-    folder = storage.join(checkpoints, _name(state.step))
-    storage.remove_folder(folder)  # the rest of a killed write, or a damaged one
-    with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:
-        with disk_space.guarded(temporary):
-            save(state, Path(temporary))
-        storage.upload_folder(Path(temporary), folder)
-    done.write(folder, {"step": state.step}, 0.0)
+    _put(checkpoints, state.step, lambda folder: save(state, folder))
     whole = [name for name in _stored(checkpoints) if storage.exists(storage.join(checkpoints, name, done.NAME))]
     kept = [name for name in whole if name <= _name(state.step)][-KEPT:]  # later ones were damaged, else they counted
     for name in set(_stored(checkpoints)) - set(kept):
@@ -50,13 +45,18 @@ def store(state: State, checkpoints: str) -> None:
 def store_best(state: State, folder: str) -> None:
     """Write the weights of the best look so far as `folder/step-N`. Those of the best before stay until a checkpoint
     knows this one (:func:`forget_others`): a killed run may go on from before it."""
-    place = storage.join(folder, _name(state.step))
-    storage.remove_folder(place)
+    _put(folder, state.step, lambda local: save_file(trainable(state.module), local / _WEIGHTS))
+
+
+def _put(folder: str, step: int, write: Callable[[Path], None]) -> None:
+    """Store as `folder/step-N` what `write` leaves in a local folder; its marker last."""
+    place = storage.join(folder, _name(step))
+    storage.remove_folder(place)  # the rest of a killed write, or a damaged one
     with tempfile.TemporaryDirectory(prefix="rosepo-") as temporary:
         with disk_space.guarded(temporary):
-            save_file(trainable(state.module), Path(temporary) / _WEIGHTS)
+            write(Path(temporary))
         storage.upload_folder(Path(temporary), place)
-    done.write(place, {"step": state.step}, 0.0)
+    done.write(place, {"step": step}, 0.0)
 
 
 def load_best(module: nn.Module, folder: str, step: int) -> None:

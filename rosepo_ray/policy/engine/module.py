@@ -87,14 +87,13 @@ def hidden(model: Any, batch: PackedBatch, items: Vectors | None = None) -> Tens
     tree = None if batch.seen_BSL is None else additive(batch.seen_BSL, dtype)[:, None]
     for number, layer in enumerate(layers[:-1]):
         x = _run(family.block, layer, x, turn, tree, dropping(batch.dropout, number))
-    drop = dropping(batch.dropout, len(layers) - 1)
+    last = len(layers) - 1
     if 2 * batch.ask_BQ.shape[1] > x.shape[1]:  # dense training: nearly every column is asked
-        x = pick(_run(family.block, layers[-1], x, turn, tree, drop), batch.ask_BQ)
+        x = pick(_run(family.block, layers[-1], x, turn, tree, dropping(batch.dropout, last)), batch.ask_BQ)
     else:
         asked = additive(batch.asked_BQL(), dtype)[:, None]
         there = None if batch.dropout is None else batch.dropout.at(batch.ask_BQ)
-        drop = dropping(there, len(layers) - 1)
-        x = _run(family.last_block, layers[-1], x, turn, asked, batch.ask_BQ, drop)
+        x = _run(family.last_block, layers[-1], x, turn, asked, batch.ask_BQ, dropping(there, last))
     return family.normalise(decoder, x)
 
 
